@@ -1,0 +1,80 @@
+//! The trait that everything above this room talks to.
+
+use crate::{Children, Entry, ObjectName, StorageError, Tail};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Durable objects under one root: each appears whole or not at all, and never changes.
+///
+/// A prefix is whole parts of a name, with or without a slash at its end; the empty prefix is the root.
+#[async_trait]
+pub trait Storage: fmt::Debug + Send + Sync {
+    /// Creates the object out of `parts`, one after the other.
+    ///
+    /// `Ok` means that it would survive power loss. Fails with [`StorageError::NameTaken`], leaving what is there, if
+    /// the object exists. When a retry finds that an earlier try of the same call had arrived (same bytes), that is `Ok`.
+    async fn create(&self, name: &ObjectName, parts: &[Bytes]) -> Result<(), StorageError>;
+
+    /// The bytes `range`, counted from the start of the object, exactly as many as asked for.
+    ///
+    /// An object that ends earlier is [`StorageError::Truncated`], never a short answer.
+    async fn read(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StorageError>;
+
+    /// The last bytes of the object, `max` or all of them if it has fewer, and its whole size.
+    async fn read_tail(&self, name: &ObjectName, max: u64) -> Result<Tail, StorageError>;
+
+    /// The whole object; [`StorageError::TooLarge`] if it has more than `limit` bytes.
+    async fn read_all(&self, name: &ObjectName, limit: u64) -> Result<Bytes, StorageError>;
+
+    /// The size of the object, in bytes.
+    async fn size(&self, name: &ObjectName) -> Result<u64, StorageError>;
+
+    /// Every object below `prefix`, however deep, ordered by name, each once; empty when there is none.
+    ///
+    /// A listing may be older than the objects: absence from it proves nothing (reliability: never delete from it alone).
+    async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StorageError>;
+
+    /// The level directly below `prefix`.
+    async fn list_children(&self, prefix: &str) -> Result<Children, StorageError>;
+
+    /// Deletes the object: `Ok` if it was there and is gone, [`StorageError::NotFound`] if it was not there.
+    async fn delete(&self, name: &ObjectName) -> Result<(), StorageError>;
+}
+
+#[async_trait]
+impl<S: Storage + ?Sized> Storage for Arc<S> {
+    async fn create(&self, name: &ObjectName, parts: &[Bytes]) -> Result<(), StorageError> {
+        (**self).create(name, parts).await
+    }
+
+    async fn read(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StorageError> {
+        (**self).read(name, range).await
+    }
+
+    async fn read_tail(&self, name: &ObjectName, max: u64) -> Result<Tail, StorageError> {
+        (**self).read_tail(name, max).await
+    }
+
+    async fn read_all(&self, name: &ObjectName, limit: u64) -> Result<Bytes, StorageError> {
+        (**self).read_all(name, limit).await
+    }
+
+    async fn size(&self, name: &ObjectName) -> Result<u64, StorageError> {
+        (**self).size(name).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StorageError> {
+        (**self).list(prefix).await
+    }
+
+    async fn list_children(&self, prefix: &str) -> Result<Children, StorageError> {
+        (**self).list_children(prefix).await
+    }
+
+    async fn delete(&self, name: &ObjectName) -> Result<(), StorageError> {
+        (**self).delete(name).await
+    }
+}
