@@ -12,6 +12,8 @@
 //! name their source file, so that a reader can check them against the release in question. Layouts are those of
 //! little-endian 64-bit machines with 8 KiB pages; another layout is refused by name, never guessed.
 
+pub mod control;
+pub mod label;
 pub mod lsn;
 pub mod page;
 pub mod recovery;

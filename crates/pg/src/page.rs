@@ -145,6 +145,13 @@ mod tests {
     }
 
     #[test]
+    fn a_page_of_a_real_server_is_valid_in_its_place_only() {
+        let page = include_bytes!("../testdata/pg_class_block_3");
+        assert_eq!(verify(page, 3), Verdict::Valid);
+        assert!(matches!(verify(page, 4), Verdict::Mismatch { .. }));
+    }
+
+    #[test]
     fn the_lsn_is_two_halves() {
         let mut page = vec![0; PAGE_SIZE];
         page[..8].copy_from_slice(&[0x16, 0, 0, 0, 0x48, 0xD8, 0x74, 0xB3]);

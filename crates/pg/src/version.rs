@@ -26,7 +26,7 @@ pub struct MajorFacts {
     pub wal_magic: u16,
     /// How an online backup is started and stopped over SQL.
     pub backup_functions: BackupFunctions,
-    /// `PG-BACKUP-MANIFEST-Version` of the manifests its own tools write; its `pg_verifybackup` reads up to this one.
+    /// `PostgreSQL-Backup-Manifest-Version` of the manifests its own tools write; its `pg_verifybackup` reads up to this one.
     pub manifest_version: u8,
     /// Whether the server keeps WAL summaries, and so has `pg_wal/summaries`.
     pub wal_summaries: bool,
