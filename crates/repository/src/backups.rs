@@ -1,0 +1,294 @@
+//! The backups of a cluster: publishing a manifest, listing, and noticing that some are gone.
+//!
+//! Each manifest carries the digest of the cluster's previous one, and this host remembers the newest that it saw; so a
+//! bucket that was rolled back or robbed of a backup is noticed.
+
+use bytes::Bytes;
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+use storage::StorageError;
+
+use crate::content::Entry;
+use crate::layout::{self, ClusterName};
+use crate::local::Drawer;
+use crate::manifest::Manifest;
+use crate::repository::{Repository, RepositoryError};
+use crate::seal::{Kind, open_stream, seal_stream};
+
+/// A manifest of 10 TB in 16 MiB packs has a few MiB; anything near this is hostile.
+const MANIFEST_LIMIT: u64 = 256 << 20;
+
+/// One backup that is listed: its manifest, or why it cannot be read.
+pub struct Listed {
+    /// The backup's id.
+    pub id: String,
+    /// The root, or the damage.
+    pub manifest: Result<Manifest, RepositoryError>,
+    digest: Option<[u8; 32]>,
+}
+
+/// What the chain of manifests and this host's memory say about a cluster's backups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChainFinding {
+    /// A backup that a later one names as its predecessor is not there.
+    Missing {
+        /// The backup that is gone.
+        id: String,
+        /// The backup that names it.
+        named_by: String,
+    },
+    /// The predecessor is not the one that was there when the later backup was made.
+    Replaced {
+        /// The backup that was exchanged.
+        id: String,
+        /// The backup that names it.
+        named_by: String,
+    },
+    /// This host saw a newer backup than any that is there now.
+    RolledBack {
+        /// The newest that this host saw.
+        newest_seen: String,
+    },
+}
+
+impl std::fmt::Display for ChainFinding {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing { id, named_by } => write!(out, "backup {id}, which {named_by} follows, is missing"),
+            Self::Replaced { id, named_by } => write!(out, "backup {id} is not the one that {named_by} follows"),
+            Self::RolledBack { newest_seen } => {
+                write!(out, "backup {newest_seen}, which this host saw, is missing: the storage was rolled back")
+            }
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Newest {
+    id: String,
+    sequence: u64,
+}
+
+/// The cluster's newest manifest, for the next one to follow.
+#[derive(Clone)]
+pub struct Predecessor {
+    /// Its root.
+    pub manifest: Manifest,
+    digest: [u8; 32],
+}
+
+impl Repository {
+    /// The ids of a cluster's backups, oldest first.
+    pub async fn backup_ids(&self, cluster: &ClusterName) -> Result<Vec<String>, RepositoryError> {
+        let prefix = layout::backups(cluster);
+        let entries = self.storage().list(&prefix).await?;
+        Ok(entries.iter().filter_map(|entry| entry.name.as_str().strip_prefix(&prefix).map(str::to_owned)).collect())
+    }
+
+    /// Reads one backup's manifest.
+    pub async fn manifest(&self, cluster: &ClusterName, id: &str) -> Result<Manifest, RepositoryError> {
+        Ok(self.read_manifest(cluster, id).await?.0)
+    }
+
+    async fn read_manifest(&self, cluster: &ClusterName, id: &str) -> Result<(Manifest, [u8; 32]), RepositoryError> {
+        let name = layout::manifest(cluster, id);
+        let object = self.storage().read_all(&name, MANIFEST_LIMIT).await?;
+        let (_, content) = open_stream(self.access(), Kind::Manifest, &name, &object)?;
+        let manifest = decode_manifest(name.as_str(), &content)?;
+        Ok((manifest, self.digester().content(&object)))
+    }
+
+    /// Every backup of a cluster, oldest first, each with its manifest or its damage.
+    pub async fn backups(&self, cluster: &ClusterName) -> Result<Vec<Listed>, RepositoryError> {
+        let mut listed = Vec::new();
+        for id in self.backup_ids(cluster).await? {
+            let (manifest, digest) = match self.read_manifest(cluster, &id).await {
+                Ok((manifest, digest)) => (Ok(manifest), Some(digest)),
+                Err(error) if error.is_damage() => (Err(error), None),
+                Err(error) => return Err(error),
+            };
+            listed.push(Listed { id, manifest, digest });
+        }
+        Ok(listed)
+    }
+
+    /// Compares the chain of manifests with what is there and with what this host saw last, which is then brought up
+    /// to date.
+    pub fn check_chain(&self, cluster: &ClusterName, listed: &[Listed]) -> Vec<ChainFinding> {
+        let mut findings = Vec::new();
+        for backup in listed {
+            let Ok(manifest) = &backup.manifest else { continue };
+            let (id, named_by) = (manifest.previous_id.clone(), backup.id.clone());
+            if id.is_empty() {
+                continue;
+            }
+            match listed.iter().find(|other| other.id == id) {
+                None => findings.push(ChainFinding::Missing { id, named_by }),
+                Some(other) if other.digest.is_some_and(|digest| digest[..] != manifest.previous_digest[..]) => {
+                    findings.push(ChainFinding::Replaced { id, named_by });
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(seen) = self.newest_seen(cluster)
+            && !listed.iter().any(|backup| backup.id == seen.id)
+        {
+            findings.push(ChainFinding::RolledBack { newest_seen: seen.id });
+        } else if let Some(manifest) = listed.iter().rev().find_map(|backup| backup.manifest.as_ref().ok()) {
+            self.remember_newest(cluster, manifest);
+        }
+        findings
+    }
+
+    fn newest_seen(&self, cluster: &ClusterName) -> Option<Newest> {
+        let bytes = self.local().get(Drawer::Newest, cluster.as_str())?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    fn remember_newest(&self, cluster: &ClusterName, manifest: &Manifest) {
+        let newest = Newest { id: manifest.id.clone(), sequence: manifest.sequence };
+        if self.newest_seen(cluster).is_none_or(|seen| seen.sequence <= newest.sequence) {
+            let bytes = serde_json::to_vec(&newest).expect("plain fields");
+            self.local().put(Drawer::Newest, cluster.as_str(), &bytes);
+        }
+    }
+
+    /// The newest backup that can be read, for the next backup to follow and to compare with. A host that cannot read
+    /// takes it from its own cache, and only while the repository still has it.
+    pub async fn predecessor(&self, cluster: &ClusterName) -> Result<Option<Predecessor>, RepositoryError> {
+        for id in self.backup_ids(cluster).await?.iter().rev() {
+            let found = if self.access().can_read() {
+                self.read_manifest(cluster, id).await
+            } else {
+                match self.cached_manifest(cluster, id).await? {
+                    Some(found) => Ok(found),
+                    None => continue,
+                }
+            };
+            match found {
+                Ok((manifest, digest)) => return Ok(Some(Predecessor { manifest, digest })),
+                Err(error) if error.is_damage() => tracing::warn!(backup = %id, %error, "a damaged manifest is passed over"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn cached_manifest(&self, cluster: &ClusterName, id: &str) -> Result<Option<(Manifest, [u8; 32])>, RepositoryError> {
+        let Some(content) = self.local().get(Drawer::Manifests, &format!("{cluster}-{id}")) else { return Ok(None) };
+        let name = layout::manifest(cluster, id);
+        let object = self.storage().read_all(&name, MANIFEST_LIMIT).await?;
+        // The header's MAC tells that the stored object is one of ours even where it cannot be opened.
+        crate::seal::Header::parse(self.access().writer(), Kind::Manifest, &name, &object)?;
+        Ok(Some((decode_manifest(name.as_str(), &content)?, self.digester().content(&object))))
+    }
+
+    /// Makes a backup exist: completes the manifest by its place in the chain and stores it.
+    pub async fn publish(
+        &self,
+        cluster: &ClusterName,
+        mut manifest: Manifest,
+        predecessor: Option<&Predecessor>,
+    ) -> Result<Manifest, RepositoryError> {
+        if let Some(Predecessor { manifest: previous, digest }) = predecessor {
+            manifest.sequence = previous.sequence + 1;
+            manifest.previous_id = previous.id.clone();
+            manifest.previous_digest = digest.to_vec();
+        }
+        let name = layout::manifest(cluster, &manifest.id);
+        let content = manifest.encode_to_vec();
+        let mut public = manifest.sequence.to_le_bytes().to_vec();
+        public.extend_from_slice(&manifest.previous_digest);
+        let object = seal_stream(self.access().writer(), Kind::Manifest, &name, &public, &content);
+        self.storage().create(&name, &[object]).await?;
+        self.local().put(Drawer::Manifests, &format!("{cluster}-{}", manifest.id), &content);
+        self.remember_newest(cluster, &manifest);
+        Ok(manifest)
+    }
+
+    /// Records what an unfinished backup has stored so far; the next backup takes it as a further parent.
+    pub async fn publish_partial(&self, cluster: &ClusterName, manifest: &Manifest, number: u32) -> Result<(), RepositoryError> {
+        let name = layout::partial_manifest(cluster, &manifest.id, number);
+        let content = manifest.encode_to_vec();
+        let object = seal_stream(self.access().writer(), Kind::PartialManifest, &name, &[], &content);
+        self.storage().create(&name, &[object]).await?;
+        self.local().put(Drawer::Manifests, &format!("{cluster}-{}-{number:06}", manifest.id), &content);
+        Ok(())
+    }
+
+    /// The partial manifests of unfinished backups begun after the backup `after`, oldest first, by attempt.
+    pub async fn partials(&self, cluster: &ClusterName, after: Option<&str>) -> Result<Vec<Vec<Manifest>>, RepositoryError> {
+        let prefix = layout::partials(cluster);
+        let mut attempts: Vec<(String, Vec<Manifest>)> = Vec::new();
+        for entry in self.storage().list(&prefix).await? {
+            let Some((id, number)) = entry.name.as_str()[prefix.len()..].split_once('/') else { continue };
+            if after.is_some_and(|after| id <= after) {
+                continue;
+            }
+            match self.read_partial(cluster, &entry.name, id, number).await {
+                Ok(Some(manifest)) => match attempts.last_mut() {
+                    Some((last, parts)) if last == id => parts.push(manifest),
+                    _ => attempts.push((id.to_owned(), vec![manifest])),
+                },
+                Ok(None) => {}
+                Err(error) if error.is_damage() => tracing::warn!(object = %entry.name, %error, "a partial manifest is passed over"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(attempts.into_iter().map(|attempt| attempt.1).collect())
+    }
+
+    async fn read_partial(
+        &self,
+        cluster: &ClusterName,
+        name: &storage::ObjectName,
+        id: &str,
+        number: &str,
+    ) -> Result<Option<Manifest>, RepositoryError> {
+        if !self.access().can_read() {
+            let content = self.local().get(Drawer::Manifests, &format!("{cluster}-{id}-{number}"));
+            return content.map(|content| decode_manifest(name.as_str(), &content)).transpose();
+        }
+        let object = match self.storage().read_all(name, MANIFEST_LIMIT).await {
+            Err(StorageError::NotFound { .. }) => return Ok(None),
+            other => other?,
+        };
+        let (_, content) = open_stream(self.access(), Kind::PartialManifest, name, &object)?;
+        decode_manifest(name.as_str(), &content).map(Some)
+    }
+
+    /// The entries of a backup in path order, page by page.
+    pub fn entries<'r>(&'r self, manifest: &'r Manifest) -> EntryStream<'r> {
+        EntryStream { repository: self, pages: manifest.pages.iter(), entries: Vec::new().into_iter() }
+    }
+}
+
+/// A backup's entries in path order; one list page is in memory at a time.
+pub struct EntryStream<'r> {
+    repository: &'r Repository,
+    pages: std::slice::Iter<'r, crate::manifest::PageRef>,
+    entries: std::vec::IntoIter<Entry>,
+}
+
+impl EntryStream<'_> {
+    /// The next entry.
+    pub async fn next(&mut self) -> Result<Option<Entry>, RepositoryError> {
+        loop {
+            if let Some(entry) = self.entries.next() {
+                return Ok(Some(entry));
+            }
+            let Some(page) = self.pages.next() else { return Ok(None) };
+            self.entries = self.repository.list_page(page).await?.into_iter();
+        }
+    }
+}
+
+fn decode_manifest(name: &str, content: &[u8]) -> Result<Manifest, RepositoryError> {
+    Manifest::read(content).map_err(|source| RepositoryError::Content { place: name.to_owned(), source })
+}
+
+/// A message's stored bytes, as tests and fuzzing of readers want them.
+#[doc(hidden)]
+pub fn encode_for_tests(manifest: &Manifest) -> Bytes {
+    Bytes::from(manifest.encode_to_vec())
+}

@@ -1,0 +1,354 @@
+//! Packs: chunks, then their table, then a footer that opens both.
+//!
+//! A [`PackWriter`] belongs to one worker and grows one buffer that is uploaded as it is. [`PackTable`] tells where each
+//! chunk stands and what every page of it digests to; tables never change, so they are cached for ever.
+//! `docs/format.md` §4.
+
+use bytes::Bytes;
+use storage::ObjectName;
+
+use crate::chunk::{ChunkDigest, Codec, CodecError, Digester, Encoding, MAX_CHUNK, PAGE, PageDigest, short};
+use crate::layout::{self, PackId};
+use crate::seal::{Header, Kind, Opener, SealError, Sealer, TAG_LEN, header_len};
+use crate::secrets::{Access, WriterCredential, array};
+
+/// A pack is finished when it holds this many stored bytes. Two buffers for each worker (one filling, one on its way)
+/// keep memory under 128 MiB on small machines; one request of this size is near the best throughput of object storage.
+pub const PACK_TARGET: usize = 16 << 20;
+/// A pack holds at most this many chunks, which bounds its table (1024 chunks have at most 1 MiB of page digests).
+pub const MAX_CHUNKS: usize = 1024;
+/// Length of the footer: header, table length, chunk count, magic.
+pub const FOOTER_LEN: usize = header_len(0) + 16;
+const FOOTER_MAGIC: [u8; 8] = *b"PGKPACK\x01";
+const TABLE_VERSION: u8 = 1;
+const TABLE_ENTRY: usize = 42;
+const MAX_TABLE: usize = 5 + MAX_CHUNKS * (TABLE_ENTRY + MAX_CHUNK / PAGE * 8) + TAG_LEN;
+
+/// What a chunk holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum ChunkKind {
+    /// Pages of database files.
+    Data = 0,
+    /// Map leaves and pages of file lists.
+    Map = 1,
+}
+
+/// One line of a pack's table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChunkInfo {
+    /// Where the sealed chunk begins in the pack.
+    pub offset: u64,
+    /// Sealed bytes, tag included.
+    pub stored_len: u32,
+    /// Plaintext bytes, at most 1 MiB.
+    pub plain_len: u32,
+    /// How the plaintext is stored.
+    pub encoding: Encoding,
+    /// What it holds.
+    pub kind: ChunkKind,
+    /// Digest of the plaintext.
+    pub digest: ChunkDigest,
+    first_page: u32,
+}
+
+/// What a pack's table says.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct PackTable {
+    /// The chunks, in the order of their frames.
+    pub chunks: Vec<ChunkInfo>,
+    pages: Vec<PageDigest>,
+}
+
+impl PackTable {
+    /// The digest of page `page` of chunk `chunk`; `None` past the end and for chunks that hold no pages.
+    pub fn page(&self, chunk: u32, page: u32) -> Option<PageDigest> {
+        let info = self.chunks.get(chunk as usize)?;
+        let pages = page_count(info);
+        (page < pages).then(|| self.pages[(info.first_page + page) as usize])
+    }
+
+    /// Bytes that this table takes in memory, about.
+    pub fn weight(&self) -> usize {
+        64 + self.chunks.len() * size_of::<ChunkInfo>() + self.pages.len() * 8
+    }
+
+    fn push(&mut self, stored_len: usize, plain_len: usize, encoding: Encoding, kind: ChunkKind, digest: ChunkDigest) {
+        let offset = self.chunks.last().map_or(0, |last| last.offset + u64::from(last.stored_len));
+        let first_page = self.chunks.last().map_or(0, |last| last.first_page + page_count(last));
+        self.chunks.push(ChunkInfo {
+            offset,
+            stored_len: stored_len as u32,
+            plain_len: plain_len as u32,
+            encoding,
+            kind,
+            digest,
+            first_page,
+        });
+    }
+
+    /// The stored form, before sealing.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(5 + self.chunks.len() * TABLE_ENTRY + self.pages.len() * 8);
+        bytes.push(TABLE_VERSION);
+        bytes.extend_from_slice(&(self.chunks.len() as u32).to_le_bytes());
+        for chunk in &self.chunks {
+            bytes.extend_from_slice(&chunk.stored_len.to_le_bytes());
+            bytes.extend_from_slice(&chunk.plain_len.to_le_bytes());
+            bytes.push(chunk.encoding as u8);
+            bytes.push(chunk.kind as u8);
+            bytes.extend_from_slice(&chunk.digest.0);
+        }
+        for page in &self.pages {
+            bytes.extend_from_slice(&page.0.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads what [`PackTable::encode`] writes; `None` for anything else.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&[TABLE_VERSION, c0, c1, c2, c3], mut rest) = bytes.split_first_chunk::<5>()? else { return None };
+        let count = u32::from_le_bytes([c0, c1, c2, c3]) as usize;
+        if count > MAX_CHUNKS {
+            return None;
+        }
+        let mut table = Self { chunks: Vec::with_capacity(count), pages: Vec::new() };
+        for _ in 0..count {
+            let (entry, behind) = rest.split_first_chunk::<TABLE_ENTRY>()?;
+            rest = behind;
+            let number = |at: usize| u32::from_le_bytes(array(&entry[at..at + 4]));
+            let (stored_len, plain_len) = (number(0) as usize, number(4) as usize);
+            let kind = match entry[9] {
+                0 => ChunkKind::Data,
+                1 => ChunkKind::Map,
+                _ => return None,
+            };
+            if plain_len > MAX_CHUNK || !(TAG_LEN..=MAX_CHUNK + TAG_LEN).contains(&stored_len) {
+                return None;
+            }
+            table.push(stored_len, plain_len, Encoding::from_byte(entry[8])?, kind, ChunkDigest(array(&entry[10..])));
+        }
+        let pages: u32 = table.chunks.iter().map(page_count).sum();
+        if rest.len() != pages as usize * 8 {
+            return None;
+        }
+        table.pages = rest.chunks_exact(8).map(|page| PageDigest(u64::from_le_bytes(array(page)))).collect();
+        Some(table)
+    }
+}
+
+fn page_count(info: &ChunkInfo) -> u32 {
+    if info.kind == ChunkKind::Data { info.plain_len.div_ceil(PAGE as u32) } else { 0 }
+}
+
+/// A finished pack, ready to be stored.
+#[derive(Debug)]
+pub struct SealedPack {
+    /// Its id.
+    pub id: PackId,
+    /// Its object name.
+    pub name: ObjectName,
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Bytes of table and footer at the end.
+    pub tail_len: u32,
+    /// Its table.
+    pub table: PackTable,
+}
+
+/// A pack being filled.
+pub struct PackWriter {
+    id: PackId,
+    name: ObjectName,
+    sealer: Sealer,
+    buffer: Vec<u8>,
+    table: PackTable,
+}
+
+impl PackWriter {
+    /// Begins a pack with a new id and key; `buffer` is cleared and used, so that its memory can come from an earlier pack.
+    pub fn new(writer: &WriterCredential, buffer: Vec<u8>) -> Self {
+        Self::with_id(writer, PackId::random(), buffer)
+    }
+
+    fn with_id(writer: &WriterCredential, id: PackId, mut buffer: Vec<u8>) -> Self {
+        let name = layout::pack(id);
+        let sealer = Sealer::new(writer, Kind::Pack, &name, &[]);
+        buffer.clear();
+        Self { id, name, sealer, buffer, table: PackTable::default() }
+    }
+
+    /// The pack's id, for extents that name its chunks.
+    pub fn id(&self) -> PackId {
+        self.id
+    }
+
+    /// How many chunks it has; the number of the next one.
+    pub fn len(&self) -> u32 {
+        self.table.chunks.len() as u32
+    }
+
+    /// True before the first chunk.
+    pub fn is_empty(&self) -> bool {
+        self.table.chunks.is_empty()
+    }
+
+    /// True when the pack should be finished before another chunk is added.
+    pub fn is_full(&self) -> bool {
+        self.buffer.len() >= PACK_TARGET || self.table.chunks.len() >= MAX_CHUNKS
+    }
+
+    /// Adds a chunk of file pages whose full page digests are known; returns its number.
+    pub fn add_pages(&mut self, codec: &mut Codec, digester: &Digester, plain: &[u8], digests: &[[u8; 32]]) -> Result<u32, CodecError> {
+        debug_assert_eq!(plain.len().div_ceil(PAGE), digests.len());
+        self.table.pages.extend(digests.iter().map(short));
+        self.add(codec, plain, ChunkKind::Data, digester.chunk_of_pages(digests.iter()))
+    }
+
+    /// Adds a chunk of map leaves and list pages; returns its number.
+    pub fn add_map(&mut self, codec: &mut Codec, digester: &Digester, plain: &[u8]) -> Result<u32, CodecError> {
+        let digest = digester.chunk(plain, |_| ());
+        self.add(codec, plain, ChunkKind::Map, digest)
+    }
+
+    fn add(&mut self, codec: &mut Codec, plain: &[u8], kind: ChunkKind, digest: ChunkDigest) -> Result<u32, CodecError> {
+        let start = self.buffer.len();
+        let encoding = codec.encode(plain, &mut self.buffer)?;
+        self.sealer.seal_tail(&mut self.buffer, start, false);
+        self.table.push(self.buffer.len() - start, plain.len(), encoding, kind, digest);
+        Ok(self.len() - 1)
+    }
+
+    /// Appends table and footer.
+    pub fn finish(mut self) -> SealedPack {
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(&self.table.encode());
+        self.sealer.seal_tail(&mut self.buffer, start, true);
+        let table_len = (self.buffer.len() - start) as u32;
+        self.buffer.extend_from_slice(self.sealer.header());
+        self.buffer.extend_from_slice(&table_len.to_le_bytes());
+        self.buffer.extend_from_slice(&self.len().to_le_bytes());
+        self.buffer.extend_from_slice(&FOOTER_MAGIC);
+        let tail_len = (self.buffer.len() - start) as u32;
+        SealedPack { id: self.id, name: self.name, bytes: Bytes::from(self.buffer), tail_len, table: self.table }
+    }
+}
+
+/// A stored pack that can be read.
+pub struct OpenPack {
+    /// Its table.
+    pub table: PackTable,
+    opener: Opener,
+}
+
+/// What the end of a pack gave.
+pub enum Tail {
+    /// Table and key.
+    Open(OpenPack),
+    /// The table is longer than what was read; this many bytes from the end are needed.
+    Need(u64),
+}
+
+impl OpenPack {
+    /// Opens a pack from its last bytes; `size` is the object's size.
+    pub fn from_tail(access: &Access, id: PackId, size: u64, tail: &[u8]) -> Result<Tail, SealError> {
+        let name = layout::pack(id);
+        let damaged = || SealError::Form { name: name.clone() };
+        let footer_at = tail.len().checked_sub(FOOTER_LEN).ok_or_else(damaged)?;
+        let (body, footer) = tail.split_at(footer_at);
+        if footer[FOOTER_LEN - 8..] != FOOTER_MAGIC {
+            return Err(damaged());
+        }
+        let number = |at: usize| u32::from_le_bytes(array(&footer[at..at + 4]));
+        let (table_len, count) = (number(header_len(0)) as usize, number(header_len(0) + 4));
+        let all = (table_len + FOOTER_LEN) as u64;
+        if table_len > MAX_TABLE || all > size {
+            return Err(damaged());
+        }
+        if body.len() < table_len {
+            return Ok(Tail::Need(all));
+        }
+        let header = Header::parse(access.writer(), Kind::Pack, &name, footer)?;
+        if header.len != header_len(0) {
+            return Err(damaged());
+        }
+        let opener = Opener::new(access, Kind::Pack, &name, &header)?;
+        let mut table = body[body.len() - table_len..].to_vec();
+        let plain = opener.open_in_place(u64::from(count), &mut table, true)?;
+        let table = PackTable::decode(plain).ok_or(SealError::Content { name: name.clone(), what: "pack table" })?;
+        let end = table.chunks.last().map_or(0, |last| last.offset + u64::from(last.stored_len));
+        if table.chunks.len() != count as usize || end + all != size {
+            return Err(SealError::Length { name });
+        }
+        Ok(Tail::Open(Self { table, opener }))
+    }
+
+    /// Opens chunk `number`, whose sealed bytes are `sealed` (changed on the way), into `plain`, and checks its digest
+    /// when a digester is given.
+    pub fn chunk(
+        &self,
+        number: u32,
+        sealed: &mut [u8],
+        codec: &mut Codec,
+        check: Option<&Digester>,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        let info = &self.table.chunks[number as usize];
+        let stored = self.opener.open_in_place(u64::from(number), sealed, false)?;
+        let damaged = |what| SealError::Content { name: self.opener.name().clone(), what };
+        codec.decode(info.encoding, stored, info.plain_len as usize, plain).map_err(|_| damaged("chunk length"))?;
+        match check {
+            Some(digester) if digester.chunk(plain, |_| ()) != info.digest => Err(damaged("chunk digest")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secrets::{Keyring, RepositoryId};
+
+    fn pages(digester: &Digester, plain: &[u8]) -> Vec<[u8; 32]> {
+        plain.chunks(PAGE).map(|page| digester.page(page)).collect()
+    }
+
+    #[test]
+    fn a_pack_opens_from_its_end_and_gives_back_its_chunks() {
+        let keyring = Keyring::generate(RepositoryId::random());
+        let access = Access::Full(keyring.clone());
+        let (mut codec, digester) = (Codec::new(1), Digester::new(&keyring.writer));
+        let mut writer = PackWriter::new(&keyring.writer, Vec::new());
+        let first: Vec<u8> = (0..3 * PAGE).map(|at| (at / 7) as u8).collect();
+        writer.add_pages(&mut codec, &digester, &first, &pages(&digester, &first)).unwrap();
+        writer.add_map(&mut codec, &digester, b"map").unwrap();
+        let pack = writer.finish();
+        let size = pack.bytes.len() as u64;
+        let short_tail = &pack.bytes[pack.bytes.len() - FOOTER_LEN..];
+        assert!(matches!(OpenPack::from_tail(&access, pack.id, size, short_tail).unwrap(), Tail::Need(need) if need == u64::from(pack.tail_len)));
+        let Tail::Open(open) = OpenPack::from_tail(&access, pack.id, size, &pack.bytes).unwrap() else { panic!("whole") };
+        assert_eq!(open.table, pack.table);
+        assert_eq!(open.table.page(0, 2), Some(digester.short_page(&first[2 * PAGE..])));
+        assert_eq!((open.table.page(0, 3), open.table.page(1, 0)), (None, None));
+        let mut plain = Vec::new();
+        for (number, expected) in [(0, &first[..]), (1, b"map")] {
+            let info = &open.table.chunks[number as usize];
+            let mut sealed = pack.bytes[info.offset as usize..][..info.stored_len as usize].to_vec();
+            open.chunk(number, &mut sealed, &mut codec, Some(&digester), &mut plain).unwrap();
+            assert_eq!(plain, expected);
+        }
+        assert!(OpenPack::from_tail(&access, PackId::random(), size, &pack.bytes).is_err());
+        assert!(OpenPack::from_tail(&access, pack.id, size + 1, &pack.bytes).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn tables_and_tails_take_any_bytes(bytes in proptest::collection::vec(0u8.., 0..600)) {
+            let access = Access::Full(Keyring::for_test_vectors(1));
+            let _ = PackTable::decode(&bytes);
+            let _ = PackTable::decode(&[&[1, 2, 0, 0, 0], &bytes[..]].concat());
+            let with_magic = [&bytes[..], &FOOTER_MAGIC].concat();
+            let _ = OpenPack::from_tail(&access, PackId([0; 16]), 1 << 20, &with_magic);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! A live PostgreSQL server, seen from a backup's side.
+//!
+//! In reading order: [`connection`] is one SQL session over libpq; [`facts`] is what a server is and what our role may
+//! do there; [`settings_check`] says what to change before it can be backed up; [`backup`] holds a base backup open;
+//! [`files`] reads the files of its cluster; [`throwaway`] makes servers for demonstrations, trial restores and tests.
+//!
+//! Calls block: async code runs them on a blocking thread. This room stores nothing, knows no repository, and decides
+//! no policy. `unsafe` code exists in `connection` only, where libpq's pointers are.
+
+pub mod connection;
+pub mod throwaway;
