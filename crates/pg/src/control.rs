@@ -124,7 +124,7 @@ pub enum ControlError {
         computed: u32,
     },
     /// A major we do not know, or no control file at all.
-    #[error("read pg_control: unknown version {version}, expected 1300 or 1800 (PostgreSQL 13 to 18)")]
+    #[error("read pg_control: unknown version {version}, expected 1300, 1700 or 1800 (PostgreSQL 13 to 18)")]
     UnknownVersion {
         /// `pg_control_version`.
         version: u32,
@@ -187,7 +187,7 @@ mod at {
     pub const WAL_BLOCK_SIZE: usize = 224;
     pub const WAL_SEGMENT_SIZE: usize = 228;
     pub const DATA_CHECKSUM_VERSION: usize = 252;
-    pub const CRC_1300: usize = 288;
+    pub const CRC_1700: usize = 288;
     pub const CRC_1800: usize = 292;
 }
 
@@ -242,11 +242,11 @@ impl ControlFile {
 /// The fields, once length, version, CRC and layout are known to be right.
 fn checked_fields(bytes: &[u8]) -> Result<Fields<'_>, ControlError> {
     if bytes.len() < at::CATALOG_VERSION {
-        return Err(ControlError::TooShort { length: bytes.len(), expected: at::CRC_1300 + 4 });
+        return Err(ControlError::TooShort { length: bytes.len(), expected: at::CRC_1700 + 4 });
     }
     let fields = Fields(bytes);
     let crc_at = match fields.u32(at::CONTROL_VERSION) {
-        1300 => at::CRC_1300,
+        1300 | 1700 => at::CRC_1700,
         1800 => at::CRC_1800,
         version => return Err(ControlError::UnknownVersion { version }),
     };

@@ -13,6 +13,7 @@
 //! little-endian 64-bit machines with 8 KiB pages; another layout is refused by name, never guessed.
 
 pub mod control;
+pub mod datadir;
 pub mod label;
 pub mod lsn;
 pub mod page;

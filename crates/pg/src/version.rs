@@ -121,7 +121,7 @@ pub const KNOWN: [MajorFacts; 6] = [
     },
     MajorFacts {
         major: Major(17),
-        control_version: 1300,
+        control_version: 1700,
         catalog_version: 202_406_281,
         wal_magic: 0xD116,
         backup_functions: BackupFunctions::Renamed,

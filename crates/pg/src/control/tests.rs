@@ -7,8 +7,8 @@ const REAL: &[u8] = include_bytes!("../../testdata/pg_control_15");
 fn patched(at: usize, bytes: &[u8]) -> Vec<u8> {
     let mut file = REAL.to_vec();
     file[at..at + bytes.len()].copy_from_slice(bytes);
-    let crc = crc32c::crc32c(&file[..at::CRC_1300]);
-    file[at::CRC_1300..at::CRC_1300 + 4].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32c::crc32c(&file[..at::CRC_1700]);
+    file[at::CRC_1700..at::CRC_1700 + 4].copy_from_slice(&crc.to_le_bytes());
     file
 }
 
@@ -54,8 +54,8 @@ fn a_real_file_says_what_pg_controldata_says() {
 
 #[test]
 fn the_filling_may_be_missing_and_nothing_else() {
-    assert!(ControlFile::parse(&REAL[..at::CRC_1300 + 4]).is_ok());
-    for length in 0..at::CRC_1300 + 4 {
+    assert!(ControlFile::parse(&REAL[..at::CRC_1700 + 4]).is_ok());
+    for length in 0..at::CRC_1700 + 4 {
         let error = ControlFile::parse(&REAL[..length]).unwrap_err();
         assert!(matches!(error, ControlError::TooShort { .. }), "{length}: {error}");
     }
@@ -70,8 +70,18 @@ fn the_layout_of_18_differs_in_the_tail() {
 }
 
 #[test]
+fn each_known_major_is_told_by_its_numbers() {
+    for facts in crate::version::KNOWN.iter().filter(|facts| facts.control_version != 1800) {
+        let mut numbers = facts.control_version.to_le_bytes().to_vec();
+        numbers.extend(facts.catalog_version.to_le_bytes());
+        let control = ControlFile::parse(&patched(at::CONTROL_VERSION, &numbers)).unwrap();
+        assert_eq!((control.control_version, control.major()), (facts.control_version, Some(facts.major)));
+    }
+}
+
+#[test]
 fn every_flipped_bit_is_noticed() {
-    for bit in 0..(at::CRC_1300 + 4) * 8 {
+    for bit in 0..(at::CRC_1700 + 4) * 8 {
         let mut file = REAL.to_vec();
         file[bit / 8] ^= 1 << (bit % 8);
         let error = ControlFile::parse(&file).unwrap_err();
