@@ -7,5 +7,7 @@
 //! Calls block: async code runs them on a blocking thread. This room stores nothing, knows no repository, and decides
 //! no policy. `unsafe` code exists in `connection` only, where libpq's pointers are.
 
+pub mod backup;
 pub mod connection;
+pub mod facts;
 pub mod throwaway;

@@ -18,6 +18,8 @@ pub use binaries::Binaries;
 pub use builder::ThrowawayBuilder;
 pub use run_as::RunAs;
 
+use pg::Major;
+
 use crate::connection::{Connection, ConnectionSettings, ServerError};
 use process::Postmaster;
 
@@ -43,7 +45,7 @@ pub enum ThrowawayError {
     )]
     NotInstalled {
         /// The major version asked for; `None` when any would do.
-        major: Option<u32>,
+        major: Option<Major>,
     },
     /// We are root and the system has no user to run a server as.
     #[error("run a server while being root: neither user postgres nor nobody exists")]

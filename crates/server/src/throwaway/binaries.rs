@@ -4,10 +4,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::ThrowawayError;
+use pg::Major;
 
-/// The major versions looked for when any will do, the preferred first.
-const MAJORS: [u32; 7] = [18, 17, 16, 15, 14, 13, 19];
+use super::ThrowawayError;
 
 /// The programs of one PostgreSQL installation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,16 +14,17 @@ pub struct Binaries {
     /// The directory that holds `postgres`, `initdb` and the client programs.
     pub bin_dir: PathBuf,
     /// The major version that `postgres --version` told.
-    pub major: u32,
+    pub major: Major,
 }
 
 impl Binaries {
-    /// Finds the programs of this major version, or the newest there are when `None`.
+    /// Finds the programs of this major version, or the newest supported there are when `None`.
     ///
     /// Looks into the directory that the environment names (`PGKEEP_PG_BIN_15`), then where Debian and Red Hat put
     /// them, then in `PATH`; believes only what `postgres --version` says.
-    pub fn find(major: Option<u32>) -> Option<Self> {
-        let majors: Vec<u32> = major.map_or_else(|| MAJORS.to_vec(), |major| vec![major]);
+    pub fn find(major: Option<Major>) -> Option<Self> {
+        let majors: Vec<Major> =
+            major.map_or_else(|| Major::supported().rev().collect(), |major| vec![major]);
         let overridden = majors.iter().filter_map(|major| std::env::var_os(format!("PGKEEP_PG_BIN_{major}")));
         let usual = majors.iter().flat_map(|major| {
             [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")]
@@ -40,7 +40,7 @@ impl Binaries {
     }
 
     /// As [`Self::find`], with an error that says where was looked.
-    pub fn require(major: Option<u32>) -> Result<Self, ThrowawayError> {
+    pub fn require(major: Option<Major>) -> Result<Self, ThrowawayError> {
         Self::find(major).ok_or(ThrowawayError::NotInstalled { major })
     }
 
@@ -72,10 +72,10 @@ impl Binaries {
 }
 
 /// The major version in a line such as `postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)` or `… 18beta1`.
-fn parse_major(version: &str) -> Option<u32> {
+fn parse_major(version: &str) -> Option<Major> {
     let (_, number) = version.split_once("(PostgreSQL) ")?;
     let digits: &str = number.split(|c: char| !c.is_ascii_digit()).next()?;
-    digits.parse().ok()
+    digits.parse().ok().map(Major::new)
 }
 
 #[cfg(test)]
@@ -84,10 +84,13 @@ mod tests {
 
     #[test]
     fn the_major_version_is_read_from_what_postgres_says() {
-        assert_eq!(parse_major("postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)\n"), Some(15));
-        assert_eq!(parse_major("postgres (PostgreSQL) 19beta1"), Some(19));
+        assert_eq!(
+            parse_major("postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)\n"),
+            Some(Major::new(15))
+        );
+        assert_eq!(parse_major("postgres (PostgreSQL) 19beta1"), Some(Major::new(19)));
         assert_eq!(parse_major("postgres 15"), None);
         assert_eq!(Binaries::at(Path::new("/nonexistent")), None);
-        assert!(Binaries::require(Some(7)).unwrap_err().to_string().contains("PostgreSQL 7"));
+        assert!(Binaries::require(Some(Major::new(7))).unwrap_err().to_string().contains("PostgreSQL 7"));
     }
 }

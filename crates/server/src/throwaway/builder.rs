@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pg::Major;
+
 use super::run_as::file;
 use super::{Binaries, RunAs, Throwaway, ThrowawayError};
 
@@ -155,7 +157,7 @@ impl ThrowawayBuilder {
         command.arg(format!("--wal-segsize={}", self.wal_segment_size_mib));
         if self.checksums {
             command.arg("--data-checksums");
-        } else if self.binaries.major >= 18 {
+        } else if self.binaries.major >= Major::new(18) {
             command.arg("--no-data-checksums");
         }
         if self.group_access {

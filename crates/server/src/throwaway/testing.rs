@@ -21,3 +21,8 @@ pub(crate) fn shared() -> Arc<Throwaway> {
 pub(crate) fn binaries() -> Binaries {
     Binaries::require(None).expect("these tests need a PostgreSQL server")
 }
+
+/// A server of the test's own, to do with as it likes.
+pub(crate) fn started() -> Throwaway {
+    Throwaway::builder(&binaries()).start().expect("start a throwaway server")
+}
