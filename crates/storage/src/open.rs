@@ -2,7 +2,7 @@
 
 use crate::error::Call;
 use crate::filesystem::{Filesystem, failed, make_directories};
-use crate::{Location, Settings, Storage, StorageError};
+use crate::{Location, Remote, Retry, Settings, Storage, StorageError};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ pub enum OpenError {
     Setting(String),
 }
 
-/// The storage at `location`. Nothing is asked and nothing is made before the first call.
-pub fn open(location: &Location, _settings: &Settings) -> Result<Arc<dyn Storage>, OpenError> {
+/// The storage at `location`, with [`Retry`] around a bucket. Nothing is asked and nothing is made before the first call.
+pub fn open(location: &Location, settings: &Settings) -> Result<Arc<dyn Storage>, OpenError> {
     match location {
         Location::Directory(path) => Ok(Arc::new(Filesystem::new(path))),
-        _ => Err(OpenError::Setting("remote storage is not built in yet".to_owned())),
+        _ => Ok(Arc::new(Retry::new(Remote::new(location, settings)?, settings.retry.clone()))),
     }
 }
 

@@ -1,0 +1,206 @@
+//! Between the client library and the network: what comes back is judged before the library sees it.
+//!
+//! The library takes any answer with status 200 for a success and any 404 for "not there", and reads an empty listing
+//! out of an error document. Proxies, login pages and half-compatible servers send all of these. Here each answer of the
+//! store must have the shape that its request calls for; everything else becomes an [`Answer`].
+
+use super::fault::{Answer, Broken};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
+    HttpService, ReqwestConnector,
+};
+use object_store::{ClientOptions, HeaderMap};
+
+/// The longest page of a listing that is read; Azure's 5000 names of the longest kind fit five times.
+const LISTING_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// How much of an answer is read to find out what went wrong.
+const EXPLANATION_BYTES_MAX: usize = 64 * 1024;
+
+/// Makes connections whose answers are judged.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    /// The host of the store; requests to others are for credentials and pass.
+    pub host: String,
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let inner = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(Wire { inner, host: self.host.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct Wire {
+    inner: HttpClient,
+    host: String,
+}
+
+/// What a request is for, by which its answer is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Read,
+    List,
+    Change,
+    Credentials,
+}
+
+#[async_trait]
+impl HttpService for Wire {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let purpose = self.purpose(&request);
+        let sent = self.inner.execute(request).await;
+        let response = sent.map_err(|error| {
+            let kind = error.kind();
+            HttpError::new(kind, Broken::new(&error, purpose == Purpose::Credentials))
+        })?;
+        match purpose {
+            Purpose::Credentials => Ok(response),
+            _ if !response.status().is_success() => Err(refuse(explained(response).await)),
+            Purpose::Read => judge_read(response),
+            Purpose::List => judge_listing(response).await,
+            Purpose::Change => judge_change(response).await,
+        }
+    }
+}
+
+impl Wire {
+    fn purpose(&self, request: &HttpRequest) -> Purpose {
+        let host = request.uri().host().unwrap_or_default();
+        let bucket_in_host = host.strip_suffix(&self.host).is_some_and(|bucket| bucket.ends_with('.'));
+        let query = request.uri().query().unwrap_or_default();
+        if host != self.host && !bucket_in_host {
+            Purpose::Credentials
+        } else if request.method().as_str() != "GET" {
+            Purpose::Change
+        } else if query.split('&').any(|pair| pair == "list-type=2" || pair == "comp=list") {
+            Purpose::List
+        } else {
+            Purpose::Read
+        }
+    }
+}
+
+/// We read by range only, so an answer without one is not from the store.
+fn judge_read(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let status = response.status().as_u16();
+    if status == 206 {
+        return Ok(response);
+    }
+    let headers = response.headers();
+    if header(headers, "content-length") == Some("0") && headers.contains_key("etag") {
+        // Some servers answer a range of an empty object so, instead of by 416.
+        return Err(refuse(Answer { status: 416, size: Some(0), ..Answer::default() }));
+    }
+    Err(refuse(Answer { status, strange: Some("a page instead of the object's range"), ..Answer::default() }))
+}
+
+/// A listing must be a whole listing: the library reads any other document as an empty one.
+async fn judge_listing(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = response.into_parts();
+    let bytes = collect(body, LISTING_BYTES_MAX).await?;
+    let status = parts.status.as_u16();
+    let text = String::from_utf8_lossy(&bytes);
+    let strange = if text.contains("<Error>") {
+        "an error with status 200"
+    } else if !["ListBucketResult", "EnumerationResults"].iter().any(|root| is_document(&text, root)) {
+        "a page instead of a listing"
+    } else if text.contains("<IsTruncated>true</IsTruncated>")
+        && element(&text, "NextContinuationToken").is_none()
+    {
+        "a part of a listing without the way to the rest"
+    } else {
+        return Ok(HttpResponse::from_parts(parts, bytes.into()));
+    };
+    Err(refuse(Answer { strange: Some(strange), ..Answer::read(status, None, &text) }))
+}
+
+/// A write or delete that succeeded says nothing, or nothing that looks like an error or a page.
+async fn judge_change(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = response.into_parts();
+    let bytes = collect(body, EXPLANATION_BYTES_MAX).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lower = text.to_ascii_lowercase();
+    let strange = if text.contains("<Error>") {
+        "an error with status 200"
+    } else if lower.contains("<html") || lower.contains("<!doctype html") {
+        "a page instead of a confirmation"
+    } else {
+        return Ok(HttpResponse::from_parts(parts, bytes.into()));
+    };
+    Err(refuse(Answer { strange: Some(strange), ..Answer::read(parts.status.as_u16(), None, &text) }))
+}
+
+/// What an answer without success says about the reason.
+async fn explained(response: HttpResponse) -> Answer {
+    let (parts, body) = response.into_parts();
+    let text = collect(body, EXPLANATION_BYTES_MAX).await.unwrap_or_default();
+    let code = header(&parts.headers, "x-ms-error-code");
+    let size =
+        header(&parts.headers, "content-range").and_then(|range| range.rsplit_once('/')?.1.parse().ok());
+    Answer { size, ..Answer::read(parts.status.as_u16(), code, &String::from_utf8_lossy(&text)) }
+}
+
+async fn collect(body: HttpResponseBody, most: usize) -> Result<Bytes, HttpError> {
+    let mut stream = body.bytes_stream();
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|error| HttpError::new(error.kind(), Broken::new(&error, false)))?;
+        if bytes.len() + chunk.len() > most {
+            return Err(refuse(Answer { strange: Some("an endless answer"), ..Answer::default() }));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
+}
+
+fn refuse(answer: Answer) -> HttpError {
+    HttpError::new(HttpErrorKind::Unknown, answer)
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Whether the text is one document with this root element, from its first tag to its last.
+fn is_document(text: &str, root: &str) -> bool {
+    let text = text.trim_start_matches('\u{feff}').trim();
+    let text = match text.strip_prefix("<?xml") {
+        Some(rest) => rest.split_once("?>").map_or("", |(_, rest)| rest).trim_start(),
+        None => text,
+    };
+    let opened = text.strip_prefix('<').and_then(|rest| rest.strip_prefix(root));
+    let closed = text.ends_with(&format!("</{root}>")) || text.ends_with("/>");
+    opened.is_some_and(|rest| rest.starts_with(['>', ' ', '/', '\n', '\r', '\t'])) && closed
+}
+
+/// The text between the first `<name>` and its end, if it is not empty.
+pub(super) fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    let (inside, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(inside.trim()).filter(|inside| !inside.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_listing_is_a_listing() {
+        let listing =
+            "<?xml version=\"1.0\"?>\n<ListBucketResult xmlns=\"x\"><Name>b</Name></ListBucketResult>\n";
+        assert!(is_document(listing, "ListBucketResult"));
+        for cut in 1..listing.len() - 1 {
+            assert!(!is_document(&listing[..cut], "ListBucketResult"), "{cut}");
+        }
+        assert!(!is_document("<ListBucketResults></ListBucketResults>", "ListBucketResult"));
+        assert!(!is_document("<html><ListBucketResult></ListBucketResult></html>", "ListBucketResult"));
+        assert_eq!(element("<a><Code> X </Code></a>", "Code"), Some("X"));
+        assert_eq!(element("<Code></Code>", "Code"), None);
+        assert_eq!(element("<Code>X", "Code"), None);
+    }
+}
