@@ -12,18 +12,18 @@
 //! name their source file, so that a reader can check them against the release in question. Layouts are those of
 //! little-endian 64-bit machines with 8 KiB pages; another layout is refused by name, never guessed.
 
+pub mod conf;
 pub mod control;
 pub mod datadir;
 pub mod label;
 pub mod lsn;
+pub mod manifest;
 pub mod page;
 pub mod recovery;
 pub mod timeline;
 pub mod timestamp;
 pub mod version;
 pub mod wal;
-
-pub mod conf;
 
 pub use lsn::Lsn;
 pub use timeline::TimelineId;
