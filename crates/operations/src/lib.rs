@@ -5,3 +5,4 @@
 //! Nothing here prints, reads the environment or knows the command line: progress goes to a [`monitor::Monitor`].
 
 pub mod monitor;
+pub mod reachable;

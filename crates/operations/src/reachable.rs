@@ -1,0 +1,369 @@
+//! What can be restored: which stretch of WAL follows a backup without a hole, and along which timeline.
+//!
+//! [`ArchiveState`] is read once; everything after that is arithmetic on names, except the time of the last commit,
+//! which is asked of the last few segments ([`window`]).
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use jiff::Timestamp;
+use pg::recovery::TargetTimeline;
+use pg::timeline::TimelineHistory;
+use pg::wal::{FileName, SegmentName, SegmentSize};
+use pg::{Lsn, TimelineId};
+use repository::archive::{ArchiveError, Identity, Inventory};
+use repository::manifest::Manifest;
+use repository::{ClusterName, Repository, RepositoryError};
+
+/// How many segments are asked, from the end back, for the time of the last commit. A server that writes WAL without
+/// a commit for longer than this is idle, and the time is then unknown.
+const COMMIT_SEARCH_SEGMENTS: u64 = 256;
+/// Small requests under way at once.
+const REQUESTS: usize = 8;
+
+/// Why it could not be found out what is reachable.
+#[derive(Debug, thiserror::Error)]
+pub enum ReachableError {
+    /// The repository could not be read.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A file of the archive could not be read.
+    #[error("read {file} from the archive")]
+    Archive {
+        /// The file.
+        file: FileName,
+        /// Why.
+        source: ArchiveError,
+    },
+    /// The manifest says something that cannot be.
+    #[error("the manifest of backup {id} has no usable {what}")]
+    Manifest {
+        /// The backup.
+        id: String,
+        /// What is wrong in it.
+        what: &'static str,
+    },
+    /// The timeline is not one that the backup can follow.
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+/// Why a timeline cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// The archive has neither a history nor a segment of it.
+    #[error("the archive has nothing of timeline {timeline}")]
+    Unknown {
+        /// What was asked for.
+        timeline: TimelineId,
+    },
+    /// Its history file cannot be used.
+    #[error("the history of timeline {timeline} is unusable: {why}")]
+    Damaged {
+        /// What was asked for.
+        timeline: TimelineId,
+        /// What is wrong with the file.
+        why: String,
+    },
+    /// It left the backup's timeline before the backup's end, or never was on it.
+    #[error("timeline {wanted} does not lead through {lsn} on timeline {timeline}")]
+    NotADescendant {
+        /// What was asked for.
+        wanted: TimelineId,
+        /// Where the backup ended.
+        timeline: TimelineId,
+        /// Where the backup ended.
+        lsn: Lsn,
+    },
+}
+
+/// WAL that is missing although later WAL of the same past is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// The timeline that the first missing byte belongs to.
+    pub timeline: TimelineId,
+    /// The first missing byte.
+    pub from: Lsn,
+    /// The first stored byte after it.
+    pub to: Lsn,
+}
+
+impl std::fmt::Display for Hole {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "WAL is missing from {} to {} on timeline {}", self.from, self.to, self.timeline)
+    }
+}
+
+/// How far replay gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The first byte that is not stored; the starting point itself when nothing is.
+    pub end: Lsn,
+    /// Every stretch missing between the starting point and the last stored byte, in order. The first begins at `end`.
+    pub holes: Vec<Hole>,
+}
+
+impl Reach {
+    /// The hole that replay would fall into; `None` when the WAL simply ends.
+    pub fn hole(&self) -> Option<Hole> {
+        self.holes.first().copied()
+    }
+}
+
+/// How far replay from `from` gets along `path`, and what is missing after that.
+///
+/// A segment of a timeline counts up to the point where the path leaves it. The segment in which the path changes
+/// timelines counts whole on the newer one, which begins as a copy of the older (`XLogFileCopy`), and up to the change on
+/// the older. `.partial` files never count.
+pub fn continuous_until(
+    inventory: &Inventory,
+    path: &TimelineHistory,
+    from: Lsn,
+    size: SegmentSize,
+) -> Reach {
+    let mut stored = stored_ranges(inventory, path, size);
+    stored.sort_unstable();
+    let (mut position, mut end, mut holes) = (from.get(), None, Vec::new());
+    for (first, after) in stored {
+        if after <= position {
+            continue;
+        }
+        if first > position {
+            end.get_or_insert(position);
+            holes.extend(hole(path, position, first));
+        }
+        position = after;
+    }
+    let end = Lsn::new(end.unwrap_or(position)).unwrap_or(from);
+    Reach { end, holes }
+}
+
+fn hole(path: &TimelineHistory, from: u64, to: u64) -> Option<Hole> {
+    let (from, to) = (Lsn::new(from)?, Lsn::new(to)?);
+    Some(Hole { timeline: path.timeline_at(from), from, to })
+}
+
+/// The parts of the path's past that are stored, as half-open ranges of positions.
+fn stored_ranges(inventory: &Inventory, path: &TimelineHistory, size: SegmentSize) -> Vec<(u64, u64)> {
+    let mut stored = Vec::new();
+    for (timeline, begin, left) in reigns(path) {
+        let segments = inventory.segments.get(&timeline).into_iter().flat_map(BTreeMap::keys);
+        for segment in segments.filter(|segment| segment.fits(size)) {
+            let (start, end) = (segment.start(size), segment.end(size));
+            if end > begin && start < left {
+                stored.push((start, end.min(left)));
+            }
+        }
+    }
+    stored
+}
+
+/// Each timeline of the path with the positions where it begins and where it is left.
+fn reigns(path: &TimelineHistory) -> impl Iterator<Item = (TimelineId, u64, u64)> + '_ {
+    let mut begin = 0;
+    path.lineage().map(move |timeline| {
+        let left = if timeline == path.timeline {
+            u64::MAX
+        } else {
+            path.switch_point(timeline).map_or(0, Lsn::get)
+        };
+        (timeline, std::mem::replace(&mut begin, left), left)
+    })
+}
+
+/// What a cluster's archive holds at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct ArchiveState {
+    /// What the stream is bound to; `None` if nothing was ever stored.
+    pub identity: Option<Identity>,
+    /// Every file, by name.
+    pub inventory: Inventory,
+    /// The past of each timeline that has a history file, or segments and none: that is then its own beginning, as
+    /// PostgreSQL takes it (`readTimeLineHistory`).
+    pub histories: BTreeMap<TimelineId, TimelineHistory>,
+    /// History files that are stored and cannot be used, with the reason.
+    pub damaged_histories: BTreeMap<TimelineId, String>,
+}
+
+impl ArchiveState {
+    /// Reads names and history files. Damage is a finding here; `Err` means that it could not be looked at.
+    pub async fn read(repository: &Repository, cluster: &ClusterName) -> Result<Self, ReachableError> {
+        let identity = repository.identity(cluster).await?;
+        let inventory = repository.wal_inventory(cluster).await?;
+        let (histories, damaged_histories) = histories(repository, cluster, &inventory).await?;
+        Ok(Self { identity, inventory, histories, damaged_histories })
+    }
+
+    /// The size of the stream's segments, if anything was ever stored.
+    pub fn segment_size(&self) -> Option<SegmentSize> {
+        SegmentSize::new(self.identity.as_ref()?.segment_size).ok()
+    }
+
+    /// The newest timeline that leads through `lsn` on `timeline`, where a backup ended: what `latest` must mean.
+    ///
+    /// PostgreSQL's own `latest` takes the highest number in the archive even if that timeline left the backup's past
+    /// earlier, and then refuses to start; so a restore writes the number found here.
+    pub fn newest_descendant(&self, timeline: TimelineId, lsn: Lsn) -> TimelineHistory {
+        let mut newest_first = self.histories.values().rev();
+        newest_first
+            .find(|path| path.contains(timeline, lsn))
+            .cloned()
+            .unwrap_or(TimelineHistory::root(timeline))
+    }
+
+    /// The past that `choice` means for a backup that ended at `lsn` on `timeline`.
+    pub fn path(
+        &self,
+        choice: TargetTimeline,
+        timeline: TimelineId,
+        lsn: Lsn,
+    ) -> Result<TimelineHistory, PathError> {
+        let wanted = match choice {
+            TargetTimeline::Latest => return Ok(self.newest_descendant(timeline, lsn)),
+            TargetTimeline::Current => timeline,
+            TargetTimeline::Id(wanted) => wanted,
+        };
+        match (self.histories.get(&wanted), self.damaged_histories.get(&wanted)) {
+            (Some(path), _) if path.contains(timeline, lsn) => Ok(path.clone()),
+            (Some(_), _) => Err(PathError::NotADescendant { wanted, timeline, lsn }),
+            // The backup knows its own timeline: without a file, and to its end, it needs no other.
+            (None, _) if wanted == timeline => Ok(TimelineHistory::root(timeline)),
+            (None, Some(why)) => Err(PathError::Damaged { timeline: wanted, why: why.clone() }),
+            (None, None) => Err(PathError::Unknown { timeline: wanted }),
+        }
+    }
+}
+
+/// The history of each timeline of the inventory, and the history files that cannot be used.
+pub async fn histories(
+    repository: &Repository,
+    cluster: &ClusterName,
+    inventory: &Inventory,
+) -> Result<(BTreeMap<TimelineId, TimelineHistory>, BTreeMap<TimelineId, String>), ReachableError> {
+    let (mut usable, mut damaged) = (BTreeMap::new(), BTreeMap::new());
+    let fetch = |&timeline: &TimelineId| async move {
+        let file = FileName::History(timeline);
+        match repository.fetch_wal(cluster, &file).await {
+            Ok((_, content)) => {
+                Ok((timeline, TimelineHistory::parse(timeline, &content).map_err(|e| e.to_string())))
+            }
+            Err(ArchiveError::Repository(error)) if error.is_damage() => {
+                Ok((timeline, Err(error.to_string())))
+            }
+            Err(source) => Err(ReachableError::Archive { file, source }),
+        }
+    };
+    let fetched: Vec<_> =
+        stream::iter(inventory.histories.iter().map(fetch)).buffered(REQUESTS).try_collect().await?;
+    for (timeline, history) in fetched {
+        match history {
+            Ok(history) => {
+                usable.insert(timeline, history);
+            }
+            Err(why) => {
+                damaged.insert(timeline, why);
+            }
+        }
+    }
+    for &timeline in inventory.segments.keys().filter(|timeline| !inventory.histories.contains(timeline)) {
+        usable.insert(timeline, TimelineHistory::root(timeline));
+    }
+    Ok((usable, damaged))
+}
+
+/// A place in the log and its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The place.
+    pub lsn: Lsn,
+    /// The server's clock there, if it is known.
+    pub time: Option<Timestamp>,
+}
+
+/// What one backup can be brought to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The timeline that replay follows, to be written into the restored cluster's settings.
+    pub timeline: TimelineId,
+    /// The earliest target: the backup's end.
+    pub from: Moment,
+    /// The end of continuous WAL and the last commit before it; a later time or position cannot be a target. The time
+    /// is `None` when no commit was found after the backup's end. The whole is `None` when WAL that the backup itself
+    /// needs is missing: then it cannot be restored at all.
+    pub to: Option<Moment>,
+    /// What is missing after the backup's start although later WAL is stored, in order.
+    pub holes: Vec<Hole>,
+    /// The past that replay follows.
+    pub path: TimelineHistory,
+}
+
+/// What `manifest`'s backup can be brought to along the chosen timeline.
+pub async fn window(
+    repository: &Repository,
+    cluster: &ClusterName,
+    state: &ArchiveState,
+    manifest: &Manifest,
+    choice: TargetTimeline,
+) -> Result<Window, ReachableError> {
+    let unusable = |what| ReachableError::Manifest { id: manifest.id.clone(), what };
+    let span = manifest.span();
+    let size =
+        SegmentSize::new(manifest.server().wal_segment_size).map_err(|_| unusable("WAL segment size"))?;
+    let timeline = TimelineId::new(span.timeline).ok_or_else(|| unusable("timeline"))?;
+    let start = Lsn::new(span.start_lsn).ok_or_else(|| unusable("start LSN"))?;
+    let stop = Lsn::new(span.stop_lsn).ok_or_else(|| unusable("stop LSN"))?;
+    let from = Moment { lsn: stop, time: Timestamp::from_microsecond(span.stop_us).ok() };
+    let path = state.path(choice, timeline, stop)?;
+    let reach = continuous_until(&state.inventory, &path, start, size);
+    let to = if reach.end < stop {
+        None
+    } else {
+        let last = last_commit(repository, cluster, &state.inventory, &path, start, reach.end, size).await?;
+        Some(Moment { lsn: reach.end, time: last.filter(|last| from.time.is_none_or(|stop| *last >= stop)) })
+    };
+    Ok(Window { timeline: path.timeline, from, to, holes: reach.holes, path })
+}
+
+/// When the last transaction before `end` ended, as the descriptions of the segments tell it.
+async fn last_commit(
+    repository: &Repository,
+    cluster: &ClusterName,
+    inventory: &Inventory,
+    path: &TimelineHistory,
+    start: Lsn,
+    end: Lsn,
+    size: SegmentSize,
+) -> Result<Option<Timestamp>, ReachableError> {
+    let newest = SegmentName::last_before(path.timeline, end, size).number(size);
+    let oldest = SegmentName::containing(path.timeline, start, size).number(size);
+    let numbers = (oldest..=newest).rev().take(COMMIT_SEARCH_SEGMENTS as usize);
+    let segments = numbers.filter_map(|number| whole_segment(inventory, path, number, size));
+    let ask = |segment| async move {
+        let file = FileName::Segment(segment);
+        let info = repository.wal_info(cluster, &file).await;
+        info.map_err(|source| ReachableError::Archive { file, source })
+    };
+    let mut infos = stream::iter(segments.map(ask)).buffered(REQUESTS);
+    while let Some(info) = infos.next().await {
+        if let Some(last) = info?.last_commit_us {
+            return Ok(Timestamp::from_microsecond(last).ok());
+        }
+    }
+    Ok(None)
+}
+
+/// The stored segment with this number that lies in the path's past to its last byte. One that the path leaves midway
+/// may speak of commits that this past does not have.
+fn whole_segment(
+    inventory: &Inventory,
+    path: &TimelineHistory,
+    number: u64,
+    size: SegmentSize,
+) -> Option<SegmentName> {
+    let last_byte = Lsn::new(SegmentName::from_number(path.timeline, number, size).end(size) - 1)?;
+    let segment = SegmentName::from_number(path.timeline_at(last_byte), number, size);
+    inventory.segments.get(&segment.timeline)?.contains_key(&segment).then_some(segment)
+}
+
+#[cfg(test)]
+mod tests;
