@@ -10,4 +10,5 @@
 pub mod backup;
 pub mod connection;
 pub mod facts;
+pub mod files;
 pub mod throwaway;

@@ -1,0 +1,230 @@
+//! The files of a cluster, as a base backup needs them.
+//!
+//! A [`FileSource`] lists what belongs in a backup, in byte order of the paths, and opens what it listed. [`LocalFiles`]
+//! reads a data directory on this machine. What is left out, and why, is decided by [`pg::datadir`]. The server keeps
+//! writing meanwhile: files appear, grow, shrink and vanish, and the WAL puts that right; only a few must be there.
+
+mod local;
+mod open;
+mod walk;
+
+use std::fmt;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use pg::control::ControlError;
+use pg::version::MajorError;
+
+pub use local::LocalFiles;
+
+/// What sort of entry was found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// An ordinary file.
+    File,
+    /// A directory; one that is to be kept but emptied is followed by nothing below it.
+    Directory,
+    /// The link of a tablespace. What it leads to is listed below its path.
+    Symlink {
+        /// Where it points, as written in it.
+        target: Vec<u8>,
+    },
+}
+
+/// What the file system says of an entry. Times are nanoseconds since 1970 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileMetadata {
+    /// Length in bytes.
+    pub size: u64,
+    /// Permission bits, `0o7777` at most.
+    pub mode: u32,
+    /// Number of the owner.
+    pub uid: u32,
+    /// Number of the group.
+    pub gid: u32,
+    /// Last change of the content.
+    pub mtime_ns: i64,
+    /// Last change of content or attributes; cannot be set by programs.
+    pub ctime_ns: i64,
+    /// Number of the inode.
+    pub inode: u64,
+    /// Number of the device.
+    pub device: u64,
+}
+
+/// An entry of the cluster that belongs in a backup. Times are nanoseconds since 1970 UTC.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FoundFile {
+    /// Relative to the data directory, tablespaces seen through their links: `pg_tblspc/16385/PG_15_202209061/5/16390`.
+    pub path: Vec<u8>,
+    /// What sort of entry.
+    pub kind: FileKind,
+    /// Length in bytes when it was listed; 0 for directories and links.
+    pub size: u64,
+    /// Permission bits, `0o7777` at most.
+    pub mode: u32,
+    /// Number of the owner.
+    pub uid: u32,
+    /// Number of the group.
+    pub gid: u32,
+    /// Last change of the content.
+    pub mtime_ns: i64,
+    /// Last change of content or attributes; cannot be set by programs.
+    pub ctime_ns: i64,
+    /// Number of the inode.
+    pub inode: u64,
+    /// Number of the device.
+    pub device: u64,
+}
+
+impl FoundFile {
+    fn new(path: Vec<u8>, kind: FileKind, metadata: FileMetadata) -> Self {
+        let FileMetadata { size, mode, uid, gid, mtime_ns, ctime_ns, inode, device } = metadata;
+        let size = if kind == FileKind::File { size } else { 0 };
+        Self { path, kind, size, mode, uid, gid, mtime_ns, ctime_ns, inode, device }
+    }
+}
+
+/// Something in the data directory that a backup does not hold, and that its owner should know of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// A symbolic link that PostgreSQL did not make. It is not followed.
+    UnknownSymlink {
+        /// Where it is.
+        path: Vec<u8>,
+        /// Where it points.
+        target: Vec<u8>,
+    },
+    /// A socket, a pipe or a device.
+    SpecialFile {
+        /// Where it is.
+        path: Vec<u8>,
+    },
+    /// A tablespace whose directory does not exist, or holds nothing of this cluster's version.
+    EmptyTablespace {
+        /// Where its link is.
+        path: Vec<u8>,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownSymlink { path, target } => {
+                let (path, target) = (path.escape_ascii(), target.escape_ascii());
+                write!(
+                    f,
+                    "{path} is a symbolic link to {target}, which is not PostgreSQL's; not in the backup"
+                )
+            }
+            Self::SpecialFile { path } => {
+                write!(f, "{} is no file and no directory; not in the backup", path.escape_ascii())
+            }
+            Self::EmptyTablespace { path } => {
+                write!(
+                    f,
+                    "{} leads to no directory of this cluster; nothing of it in the backup",
+                    path.escape_ascii()
+                )
+            }
+        }
+    }
+}
+
+/// Why the files of a cluster could not be listed or read.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// The file is no longer there: normal for relations, which the WAL will account for.
+    #[error("read {}: it has vanished", .path.escape_ascii())]
+    Vanished {
+        /// Which.
+        path: Vec<u8>,
+    },
+    /// The path is not one that a listing gives.
+    #[error("open {}: not a plain path below the data directory", .path.escape_ascii())]
+    InvalidPath {
+        /// As given.
+        path: Vec<u8>,
+    },
+    /// The file system refused.
+    #[error("{what} {}", .path.escape_ascii())]
+    Io {
+        /// Verb of what was tried.
+        what: &'static str,
+        /// On which path below the data directory.
+        path: Vec<u8>,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The data directory cannot be opened.
+    #[error("open the data directory {}", .path.display())]
+    DataDirectory {
+        /// Which.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file without which no cluster starts is not there.
+    #[error("{} is missing: this is not a complete cluster", .path.escape_ascii())]
+    Missing {
+        /// Which.
+        path: Vec<u8>,
+    },
+    /// `PG_VERSION` cannot be read as a version.
+    #[error("PG_VERSION")]
+    Version(#[from] MajorError),
+    /// `pg_control` cannot be understood, even after several tries.
+    #[error("global/pg_control")]
+    Control(#[from] ControlError),
+}
+
+impl FilesError {
+    /// True when the file is gone, rather than unreadable.
+    pub fn is_vanished(&self) -> bool {
+        matches!(self, Self::Vanished { .. })
+    }
+}
+
+/// A place where the files of a cluster can be listed and read, from any thread.
+pub trait FileSource: fmt::Debug + Send + Sync {
+    /// Hands every entry that belongs in a backup to `visit`, in strictly rising byte order of the paths, so that a
+    /// directory comes before what is in it. Ends early, without an error, when `visit` breaks.
+    ///
+    /// Entries that vanish while listed are left out. Memory follows the largest directory, not the cluster.
+    fn walk(&self, visit: &mut dyn FnMut(FoundFile) -> ControlFlow<()>) -> Result<Vec<Warning>, FilesError>;
+
+    /// Opens a listed file.
+    fn open(&self, path: &[u8]) -> Result<Box<dyn OpenFile>, FilesError>;
+
+    /// All entries at once, for tests and small clusters.
+    fn list(&self) -> Result<Listing, FilesError> {
+        let mut files = Vec::new();
+        let warnings = self.walk(&mut |file| {
+            files.push(file);
+            ControlFlow::Continue(())
+        })?;
+        Ok(Listing { files, warnings })
+    }
+}
+
+/// Everything that a source listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// In byte order of their paths.
+    pub files: Vec<FoundFile>,
+    /// What was left out and should not be.
+    pub warnings: Vec<Warning>,
+}
+
+/// A file open for reading. Several threads may read it at once.
+pub trait OpenFile: fmt::Debug + Send + Sync {
+    /// Fills `buffer` from the byte at `offset`; returns how much, less than asked only at the end of the file.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, FilesError>;
+
+    /// What the file system says of it now.
+    fn metadata(&self) -> Result<FileMetadata, FilesError>;
+}
+
+#[cfg(test)]
+mod tests;
