@@ -1,12 +1,12 @@
 //! Configuration files of the server: quoting a value, reading lines, dropping settings.
 //!
-//! Files are bytes, because nothing makes a server's configuration UTF-8. Only what a backup tool needs is understood;
-//! `include` lines are kept as they are and not followed. Source: `guc-file.l`.
+//! Files are bytes, because nothing makes a server's configuration UTF-8. Only what a backup tool needs is
+//! understood; `include` lines are kept as they are and not followed. Source: `guc-file.l`.
 
 /// `value` as a quoted string of a configuration file: in single quotes, with quotes and backslashes doubled.
 ///
-/// A backslash starts an escape inside quotes, so it is doubled too. A line break cannot be written in a value; the
-/// server reads `\n` as one, so that is what is written.
+/// A backslash starts an escape inside quotes, so it is doubled too. A line break cannot be written in a
+/// value; the server reads `\n` as one, so that is what is written.
 pub fn quote(value: &str) -> String {
     let mut quoted = String::with_capacity(value.len() + 2);
     quoted.push('\'');
@@ -32,8 +32,8 @@ pub struct Setting {
     pub value: Vec<u8>,
 }
 
-/// The settings of a configuration file in the order of its lines; the last of a name wins. Comments, blank lines,
-/// includes and lines the server would refuse are passed over.
+/// The settings of a configuration file in the order of its lines; the last of a name wins. Comments, blank
+/// lines, includes and lines the server would refuse are passed over.
 pub fn parse(file: &[u8]) -> Vec<Setting> {
     file.split(|&b| b == b'\n').filter_map(parse_line).collect()
 }

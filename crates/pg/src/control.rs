@@ -150,15 +150,15 @@ pub enum ControlError {
 }
 
 impl ControlError {
-    /// Whether the file may simply have been caught half written, so that reading again can help. Source: the retries
-    /// of `get_controlfile`, `common/controldata_utils.c`.
+    /// Whether the file may simply have been caught half written, so that reading again can help. Source: the
+    /// retries of `get_controlfile`, `common/controldata_utils.c`.
     pub fn is_transient(&self) -> bool {
         matches!(self, ControlError::Checksum { .. })
     }
 }
 
-/// Where the fields lie; they have not moved from 13 to 18. In 17 `CheckPoint` grew `wal_level` inside former padding; in 18
-/// a flag went in before the nonce, which moved only the CRC.
+/// Where the fields lie; they have not moved from 13 to 18. In 17 `CheckPoint` grew `wal_level` inside former
+/// padding; in 18 a flag went in before the nonce, which moved only the CRC.
 mod at {
     pub const SYSTEM_IDENTIFIER: usize = 0;
     pub const CONTROL_VERSION: usize = 8;
@@ -192,8 +192,8 @@ mod at {
 }
 
 impl ControlFile {
-    /// Reads the file of a cluster of PostgreSQL 13 to 18 from a little-endian 64-bit machine, and checks its CRC-32C.
-    /// The zeroes that fill the file up to [`CONTROL_FILE_SIZE`] may be missing.
+    /// Reads the file of a cluster of PostgreSQL 13 to 18 from a little-endian 64-bit machine, and checks its
+    /// CRC-32C. The zeroes that fill the file up to [`CONTROL_FILE_SIZE`] may be missing.
     pub fn parse(bytes: &[u8]) -> Result<ControlFile, ControlError> {
         let fields = checked_fields(bytes)?;
         let control = ControlFile {

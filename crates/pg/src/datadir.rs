@@ -1,7 +1,7 @@
 //! The data directory: which of its files belong in a backup, and what a relation file's name says.
 //!
-//! Paths are bytes, relative to the data directory, separated by `/`, without a leading `./`. Tablespaces are seen through
-//! their links, as `pg_tblspc/<oid>/PG_15_202209061/…`.
+//! Paths are bytes, relative to the data directory, separated by `/`, without a leading `./`. Tablespaces are
+//! seen through their links, as `pg_tblspc/<oid>/PG_15_202209061/…`.
 
 mod relation;
 
@@ -9,8 +9,8 @@ pub use relation::{Fork, RelationFile, Tablespace, first_block, has_page_checksu
 
 use crate::Major;
 
-/// The control file. It is read last in a backup and written last in a restore, so that no directory looks like a
-/// cluster before it is one.
+/// The control file. It is read last in a backup and written last in a restore, so that no directory looks
+/// like a cluster before it is one.
 pub const CONTROL_FILE: &[u8] = b"global/pg_control";
 
 /// Directories the server empties or rebuilds when it starts; kept, empty, for their permissions.
@@ -28,9 +28,9 @@ const EMPTIED: [&[u8]; 7] = [
 /// Directories of the log. Its segments come from the archive.
 const LOG_DIRECTORIES: [&[u8]; 3] = [b"pg_wal", b"pg_wal/archive_status", b"pg_wal/summaries"];
 
-/// Files at the top of the data directory that belong to the running server, to an earlier backup, or to the backup
-/// itself, which brings its own. Source: `excludeFiles`, `backup/basebackup.c`, and the names that a finished or
-/// cancelled recovery gives to two of them.
+/// Files at the top of the data directory that belong to the running server, to an earlier backup, or to the
+/// backup itself, which brings its own. Source: `excludeFiles`, `backup/basebackup.c`, and the names that a
+/// finished or cancelled recovery gives to two of them.
 const TOP_FILES: [&[u8]; 9] = [
     b"backup_label",
     b"backup_label.old",
@@ -65,12 +65,13 @@ pub enum Rule {
     SkipDir,
 }
 
-/// The rule for the entry at `path`. A symbolic link in place of a directory (`pg_wal` is often one) is judged as the
-/// directory: pass `is_dir` as true for it.
+/// The rule for the entry at `path`. A symbolic link in place of a directory (`pg_wal` is often one) is
+/// judged as the directory: pass `is_dir` as true for it.
 ///
-/// The names that the server excludes by name alone at any depth are excluded so here, except those that only ever lie at
-/// the top: a file of an extension deeper down may be called as it likes. Whether a relation is unlogged depends on its
-/// neighbours and is the caller's to decide, see [`RelationFile::init_fork_of`]. Source: `sendDir`, `backup/basebackup.c`.
+/// The names that the server excludes by name alone at any depth are excluded so here, except those that only
+/// ever lie at the top: a file of an extension deeper down may be called as it likes. Whether a relation is
+/// unlogged depends on its neighbours and is the caller's to decide, see [`RelationFile::init_fork_of`].
+/// Source: `sendDir`, `backup/basebackup.c`.
 pub fn classify(path: &[u8], is_dir: bool) -> Rule {
     let skip = if is_dir { Rule::SkipDir } else { Rule::SkipFile };
     let name = path.rsplit(|&b| b == b'/').next().unwrap_or(path);
@@ -92,8 +93,9 @@ pub fn classify(path: &[u8], is_dir: bool) -> Rule {
     Rule::Copy
 }
 
-/// The directory of one server inside a tablespace, such as `PG_15_202209061`. Clusters of other majors may share the
-/// tablespace's location, each with its own. Source: `TABLESPACE_VERSION_DIRECTORY`, `common/relpath.h`.
+/// The directory of one server inside a tablespace, such as `PG_15_202209061`. Clusters of other majors may
+/// share the tablespace's location, each with its own. Source: `TABLESPACE_VERSION_DIRECTORY`,
+/// `common/relpath.h`.
 pub fn tablespace_version_directory(major: Major, catalog_version: u32) -> String {
     format!("PG_{major}_{catalog_version}")
 }

@@ -7,15 +7,15 @@ use std::str::FromStr;
 use crate::wal::SegmentName;
 use crate::{Lsn, TimelineId};
 
-/// The name of the file in the data directory. Without it a restored backup starts as if after a crash, from the wrong
-/// place, and is silently damaged.
+/// The name of the file in the data directory. Without it a restored backup starts as if after a crash, from
+/// the wrong place, and is silently damaged.
 pub const BACKUP_LABEL_FILE: &str = "backup_label";
 
 /// The name of the file that lists where tablespaces were.
 pub const TABLESPACE_MAP_FILE: &str = "tablespace_map";
 
-/// What `backup_label` says. Source: `build_backup_content`, `access/transam/xlogbackup.c`, and `read_backup_label`,
-/// `access/transam/xlogrecovery.c`.
+/// What `backup_label` says. Source: `build_backup_content`, `access/transam/xlogbackup.c`, and
+/// `read_backup_label`, `access/transam/xlogrecovery.c`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupLabel {
     /// Where replay starts: the redo location of the backup's checkpoint.
@@ -34,8 +34,8 @@ pub struct BackupLabel {
     pub label: String,
     /// The timeline it started on.
     pub start_timeline: TimelineId,
-    /// For an incremental of PostgreSQL's own (17 and later), the start of the backup it builds on. Such a directory is
-    /// no cluster until `pg_combinebackup` has been at it.
+    /// For an incremental of PostgreSQL's own (17 and later), the start of the backup it builds on. Such a
+    /// directory is no cluster until `pg_combinebackup` has been at it.
     pub incremental_from: Option<Lsn>,
 }
 
@@ -118,8 +118,8 @@ impl FromStr for BackupFrom {
     }
 }
 
-/// What follows `name: ` on the first line that begins so. The label that the user chose is on one line too: the
-/// server refuses line breaks in it.
+/// What follows `name: ` on the first line that begins so. The label that the user chose is on one line too:
+/// the server refuses line breaks in it.
 fn field<'a>(text: &'a str, name: &'static str) -> Result<&'a str, LabelError> {
     text.split('\n')
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))

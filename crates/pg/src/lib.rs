@@ -8,9 +8,10 @@
 //! - [`page`]: data pages and their checksums. [`datadir`]: which files of a data directory belong in a backup.
 //! - [`recovery`], [`conf`]: what a restored cluster is told. [`manifest`]: the `backup_manifest` that comes with it.
 //!
-//! What this crate does not do: it opens no file, runs no server, asks no environment. Rules that come from PostgreSQL
-//! name their source file, so that a reader can check them against the release in question. Layouts are those of
-//! little-endian 64-bit machines with 8 KiB pages; another layout is refused by name, never guessed.
+//! What this crate does not do: it opens no file, runs no server, asks no environment. Rules that come from
+//! PostgreSQL name their source file, so that a reader can check them against the release in question.
+//! Layouts are those of little-endian 64-bit machines with 8 KiB pages; another layout is refused by name,
+//! never guessed.
 
 pub mod conf;
 pub mod control;

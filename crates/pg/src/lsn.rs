@@ -8,8 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A byte position in the write-ahead log.
 ///
-/// Text form as PostgreSQL prints it, `16/B374D848`: high and low 32 bits in hexadecimal. PostgreSQL uses zero
-/// for "none", so here that is `Option<Lsn>`. Serialised as that text. Source: `XLogRecPtr`, `access/xlogdefs.h`.
+/// Text form as PostgreSQL prints it, `16/B374D848`: high and low 32 bits in hexadecimal. PostgreSQL uses
+/// zero for "none", so here that is `Option<Lsn>`. Serialised as that text. Source: `XLogRecPtr`,
+/// `access/xlogdefs.h`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(NonZeroU64);
 

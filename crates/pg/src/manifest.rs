@@ -1,6 +1,8 @@
-//! `backup_manifest`: PostgreSQL's own list of a backup's files, so that `pg_verifybackup` can judge a restore.
+//! `backup_manifest`: PostgreSQL's own list of a backup's files, so that `pg_verifybackup` can judge a
+//! restore.
 //!
-//! [`BackupManifestWriter`] writes it as the server does, file by file as they come. Source: `backup/backup_manifest.c`.
+//! [`BackupManifestWriter`] writes it as the server does, file by file as they come. Source:
+//! `backup/backup_manifest.c`.
 
 use std::fmt::Write as _;
 use std::io;
@@ -27,7 +29,8 @@ pub struct WalRange {
     pub end: Lsn,
 }
 
-/// Writes a manifest to `W`. Nothing is a manifest until [`BackupManifestWriter::finish`] has added the checksum.
+/// Writes a manifest to `W`. Nothing is a manifest until [`BackupManifestWriter::finish`] has added the
+/// checksum.
 #[derive(Debug)]
 pub struct BackupManifestWriter<W> {
     out: W,
@@ -37,8 +40,8 @@ pub struct BackupManifestWriter<W> {
 }
 
 impl<W: io::Write> BackupManifestWriter<W> {
-    /// Begins the manifest of a cluster of `major`, whose `pg_verifybackup` is to read it. Writes in small pieces: give it
-    /// something buffered.
+    /// Begins the manifest of a cluster of `major`, whose `pg_verifybackup` is to read it. Writes in small
+    /// pieces: give it something buffered.
     pub fn new(out: W, major: Major, system_identifier: u64) -> io::Result<BackupManifestWriter<W>> {
         let version = major.facts().map_or(NEWEST_VERSION, |facts| facts.manifest_version);
         let (digest, mut line) =
@@ -52,8 +55,9 @@ impl<W: io::Write> BackupManifestWriter<W> {
         Ok(writer)
     }
 
-    /// Adds a file of `size` bytes whose CRC-32C is `crc32c`. `path` is relative to the data directory; files of
-    /// tablespaces are at `pg_tblspc/<oid>/…`. Neither the manifest itself nor anything in `pg_wal` is to be listed.
+    /// Adds a file of `size` bytes whose CRC-32C is `crc32c`. `path` is relative to the data directory; files
+    /// of tablespaces are at `pg_tblspc/<oid>/…`. Neither the manifest itself nor anything in `pg_wal` is to
+    /// be listed.
     pub fn add_file(&mut self, path: &[u8], size: u64, modified: Timestamp, crc32c: u32) -> io::Result<()> {
         self.line.push_str(if self.is_first { "\n" } else { ",\n" });
         self.is_first = false;
@@ -77,8 +81,8 @@ impl<W: io::Write> BackupManifestWriter<W> {
         self.put_line()
     }
 
-    /// Ends the manifest with the WAL to be replayed, newest timeline first, and the checksum of everything before it;
-    /// returns what it was written to, not flushed.
+    /// Ends the manifest with the WAL to be replayed, newest timeline first, and the checksum of everything
+    /// before it; returns what it was written to, not flushed.
     pub fn finish(mut self, ranges: &[WalRange]) -> io::Result<W> {
         self.line.push_str("\n],\n\"WAL-Ranges\": [\n");
         for (index, range) in ranges.iter().enumerate() {

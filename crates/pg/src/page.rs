@@ -1,11 +1,13 @@
 //! Data pages: their checksum, and whether one is whole.
 //!
-//! [`verify`] is for pages of relation files (see [`crate::datadir::has_page_checksums`]) of a cluster with data checksums.
+//! [`verify`] is for pages of relation files (see [`crate::datadir::has_page_checksums`]) of a cluster with
+//! data checksums.
 
 /// Bytes in a page. Servers built with another size are refused when their control file is read.
 pub const PAGE_SIZE: usize = 8192;
 
-/// Columns of the checksum: the algorithm treats a page as rows of 32 words and hashes each column on its own.
+/// Columns of the checksum: the algorithm treats a page as rows of 32 words and hashes each column on its
+/// own.
 const LANES: usize = 32;
 const ROW_BYTES: usize = LANES * 4;
 const FNV_PRIME: u32 = 16_777_619;
@@ -14,7 +16,8 @@ const FNV_PRIME: u32 = 16_777_619;
 const CHECKSUM_AT: usize = 8;
 const UPPER_AT: usize = 14;
 
-/// Starting values of the columns: `checksumBaseOffsets`, `storage/checksum_impl.h`, part of the on-disk format.
+/// Starting values of the columns: `checksumBaseOffsets`, `storage/checksum_impl.h`, part of the on-disk
+/// format.
 const BASIS: [u32; LANES] = [
     0x5B1F36E9, 0xB8525960, 0x02AB50AA, 0x1DE66D2A, 0x79FF467A, 0x9BB9F8A3, 0x217E7CD2, 0x83E13D2C,
     0xF8D4474F, 0xE39EB970, 0x42C6AE16, 0x993216FA, 0x7B093B5D, 0x98DAFF3C, 0xF718902A, 0x0B1C9CDB,
@@ -29,8 +32,8 @@ pub enum Verdict {
     Valid,
     /// Every byte is zero: space that was added to the file and not yet used. Such a page has no checksum.
     New,
-    /// The checksum does not match. While the server runs this may be a page caught half written: read again, and
-    /// compare `lsn` with the start of the backup, because replay repairs every page changed after it.
+    /// The checksum does not match. While the server runs this may be a page caught half written: read again,
+    /// and compare `lsn` with the start of the backup, because replay repairs every page changed after it.
     Mismatch {
         /// What the bytes give.
         expected: u16,
@@ -41,17 +44,19 @@ pub enum Verdict {
     },
 }
 
-/// The checksum that `page` should carry as the block numbered `block` of its relation fork, counted over all segment
-/// files. The two checksum bytes in the page are not part of it. Never zero.
+/// The checksum that `page` should carry as the block numbered `block` of its relation fork, counted over all
+/// segment files. The two checksum bytes in the page are not part of it. Never zero.
 ///
-/// Source: `pg_checksum_page`, `storage/checksum_impl.h`: FNV-1a on 32 columns of 32-bit words, with a shift mixed in.
+/// Source: `pg_checksum_page`, `storage/checksum_impl.h`: FNV-1a on 32 columns of 32-bit words, with a shift
+/// mixed in.
 ///
 /// # Panics
 /// If `page` is not [`PAGE_SIZE`] bytes.
 pub fn checksum(page: &[u8], block: u32) -> u16 {
     assert_eq!(page.len(), PAGE_SIZE, "a page is {PAGE_SIZE} bytes");
     let mut sums = BASIS;
-    // The first row holds the checksum itself, which counts as zero; taking it apart keeps the loop free of branches.
+    // The first row holds the checksum itself, which counts as zero; taking it apart keeps the loop free of
+    // branches.
     let mut first = [0; ROW_BYTES];
     first.copy_from_slice(&page[..ROW_BYTES]);
     first[CHECKSUM_AT..CHECKSUM_AT + 2].fill(0);
@@ -77,8 +82,8 @@ fn mix(sums: &mut [u32; LANES], row: &[u8; ROW_BYTES]) {
 
 /// Judges `page` as the block numbered `block` of its relation fork, as the server does when it reads one.
 ///
-/// A page whose `pd_upper` is zero counts as never used, but only if all of it is zero. Source: `PageIsVerified`,
-/// `storage/page/bufpage.c`.
+/// A page whose `pd_upper` is zero counts as never used, but only if all of it is zero. Source:
+/// `PageIsVerified`, `storage/page/bufpage.c`.
 ///
 /// # Panics
 /// If `page` is not [`PAGE_SIZE`] bytes.
@@ -95,8 +100,8 @@ pub fn verify(page: &[u8], block: u32) -> Verdict {
     }
 }
 
-/// The page's LSN: the end of the last WAL record that changed it, zero for none. Stored as two 32-bit halves, high
-/// first. Source: `PageXLogRecPtr`, `storage/bufpage.h`.
+/// The page's LSN: the end of the last WAL record that changed it, zero for none. Stored as two 32-bit
+/// halves, high first. Source: `PageXLogRecPtr`, `storage/bufpage.h`.
 ///
 /// # Panics
 /// If `page` is shorter than eight bytes.

@@ -69,8 +69,8 @@ pub struct TimelineError {
 pub struct HistoryEntry {
     /// The ancestor.
     pub timeline: TimelineId,
-    /// The first position that is no longer on it: the next timeline begins here. Zero (a branch from the very
-    /// start) is `None` and does not occur in practice.
+    /// The first position that is no longer on it: the next timeline begins here. Zero (a branch from the
+    /// very start) is `None` and does not occur in practice.
     pub switch_lsn: Option<Lsn>,
 }
 
@@ -120,9 +120,9 @@ impl TimelineHistory {
         TimelineHistory { timeline, entries: Vec::new() }
     }
 
-    /// Reads the history file of `timeline` by the rules of `readTimeLineHistory` (`access/transam/timeline.c`):
-    /// blank lines and lines starting with `#` are skipped, ids must grow and stay below `timeline`, anything after
-    /// the LSN is a reason for people, in any encoding.
+    /// Reads the history file of `timeline` by the rules of `readTimeLineHistory`
+    /// (`access/transam/timeline.c`): blank lines and lines starting with `#` are skipped, ids must grow and
+    /// stay below `timeline`, anything after the LSN is a reason for people, in any encoding.
     pub fn parse(timeline: TimelineId, bytes: &[u8]) -> Result<TimelineHistory, HistoryError> {
         let mut entries: Vec<HistoryEntry> = Vec::new();
         for (index, raw) in bytes.split(|&b| b == b'\n').enumerate() {
@@ -158,13 +158,15 @@ impl TimelineHistory {
             .map_or(self.timeline, |entry| entry.timeline)
     }
 
-    /// Where `timeline` was left on the way here: `None` for this timeline itself and for those not in its lineage.
+    /// Where `timeline` was left on the way here: `None` for this timeline itself and for those not in its
+    /// lineage.
     pub fn switch_point(&self, timeline: TimelineId) -> Option<Lsn> {
         self.entries.iter().find(|entry| entry.timeline == timeline).and_then(|entry| entry.switch_lsn)
     }
 
-    /// Whether a cluster that had reached `lsn` on `timeline` can follow this history: `lsn` is that timeline's and
-    /// at or before the point where it was left. A backup that ends later belongs to an abandoned future.
+    /// Whether a cluster that had reached `lsn` on `timeline` can follow this history: `lsn` is that
+    /// timeline's and at or before the point where it was left. A backup that ends later belongs to an
+    /// abandoned future.
     ///
     /// As `tliOfPointInHistory` with the end inclusive, because `lsn` here is the end of what was written.
     pub fn contains(&self, timeline: TimelineId, lsn: Lsn) -> bool {

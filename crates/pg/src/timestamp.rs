@@ -8,7 +8,8 @@ const EPOCH_UNIX_US: i64 = 946_684_800_000_000;
 
 /// A moment as WAL records hold it: microseconds since 2000-01-01 00:00:00 UTC, negative before.
 ///
-/// Every bit pattern is a value, because it is read from files. Source: `TimestampTz`, `datatype/timestamp.h`.
+/// Every bit pattern is a value, because it is read from files. Source: `TimestampTz`,
+/// `datatype/timestamp.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PgTimestamp(pub i64);

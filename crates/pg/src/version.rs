@@ -1,14 +1,15 @@
 //! What differs between the majors of PostgreSQL, as a table.
 //!
-//! [`Major`] is any major; [`Major::facts`] answers for those in the table. Code asks the facts and never compares
-//! numbers, so that a new major is one new row.
+//! [`Major`] is any major; [`Major::facts`] answers for those in the table. Code asks the facts and never
+//! compares numbers, so that a new major is one new row.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A major version of PostgreSQL, such as 17. Any number is a value; [`Major::is_supported`] says whether we know it.
+/// A major version of PostgreSQL, such as 17. Any number is a value; [`Major::is_supported`] says whether we
+/// know it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Major(u16);
@@ -26,7 +27,8 @@ pub struct MajorFacts {
     pub wal_magic: u16,
     /// How an online backup is started and stopped over SQL.
     pub backup_functions: BackupFunctions,
-    /// `PostgreSQL-Backup-Manifest-Version` of the manifests its own tools write; its `pg_verifybackup` reads up to this one.
+    /// `PostgreSQL-Backup-Manifest-Version` of the manifests its own tools write; its `pg_verifybackup` reads
+    /// up to this one.
     pub manifest_version: u8,
     /// Whether the server keeps WAL summaries, and so has `pg_wal/summaries`.
     pub wal_summaries: bool,
@@ -37,7 +39,8 @@ pub struct MajorFacts {
 /// The SQL functions of an online backup, which were renamed when exclusive backups were removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackupFunctions {
-    /// `pg_start_backup(label, fast, exclusive => false)` and `pg_stop_backup(exclusive => false, wait)`: 13 and 14.
+    /// `pg_start_backup(label, fast, exclusive => false)` and `pg_stop_backup(exclusive => false, wait)`: 13
+    /// and 14.
     Exclusivity,
     /// `pg_backup_start(label, fast)` and `pg_backup_stop(wait)`: 15 and later.
     Renamed,
@@ -147,8 +150,8 @@ impl Major {
         Major(number)
     }
 
-    /// The major of a `server_version_num`, such as 150018. Before 10 a major had two parts; all of those come out
-    /// as 9 or less, which is all we say about them.
+    /// The major of a `server_version_num`, such as 150018. Before 10 a major had two parts; all of those
+    /// come out as 9 or less, which is all we say about them.
     pub fn from_server_version_num(number: u32) -> Major {
         Major(u16::try_from(number / 10_000).unwrap_or(u16::MAX))
     }

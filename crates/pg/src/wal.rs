@@ -1,7 +1,8 @@
 //! The write-ahead log as files: how segments are named and sized, what their headers say, what they hold.
 //!
-//! [`SegmentSize`] and [`SegmentName`] do the arithmetic, [`FileName`] reads whatever `archive_command` is given, [`check_segment`]
-//! says whether a segment is what its name says, and [`records::commit_span`] when the transactions in it ended.
+//! [`SegmentSize`] and [`SegmentName`] do the arithmetic, [`FileName`] reads whatever `archive_command` is
+//! given, [`check_segment`] says whether a segment is what its name says, and [`records::commit_span`] when
+//! the transactions in it ended.
 
 mod header;
 mod name;

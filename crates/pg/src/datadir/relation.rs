@@ -35,13 +35,15 @@ pub struct RelationFile {
     pub relfilenode: u32,
     /// Which part of the relation.
     pub fork: Fork,
-    /// Which segment file of that fork, from 0; each holds as many blocks as the control file says, the last fewer.
+    /// Which segment file of that fork, from 0; each holds as many blocks as the control file says, the last
+    /// fewer.
     pub segment: u32,
 }
 
 impl RelationFile {
-    /// The relation file at `path`, relative to the data directory; `None` for every other file.
-    /// Source: `parse_filename_for_nontemp_relation`, `storage/file/reinit.c`, and `GetRelationPath`, `common/relpath.c`.
+    /// The relation file at `path`, relative to the data directory; `None` for every other file. Source:
+    /// `parse_filename_for_nontemp_relation`, `storage/file/reinit.c`, and `GetRelationPath`,
+    /// `common/relpath.c`.
     pub fn parse(path: &[u8]) -> Option<RelationFile> {
         let (tablespace, database, name) = place(path)?;
         let (relfilenode, rest) = take_number(name)?;
@@ -57,8 +59,9 @@ impl RelationFile {
         Some(RelationFile { tablespace, database, relfilenode, fork, segment })
     }
 
-    /// The path of the first segment of the init fork beside a file: if it exists, the relation is unlogged, and of its
-    /// forks only that one belongs in a backup. `None` when the file is itself of an init fork, or no relation's.
+    /// The path of the first segment of the init fork beside a file: if it exists, the relation is unlogged,
+    /// and of its forks only that one belongs in a backup. `None` when the file is itself of an init fork, or
+    /// no relation's.
     pub fn init_fork_of(path: &[u8]) -> Option<Vec<u8>> {
         let file = RelationFile::parse(path)?;
         if file.fork == Fork::Init {
@@ -69,21 +72,22 @@ impl RelationFile {
     }
 }
 
-/// The number of the first block in a segment file, counted from the start of its fork, as page checksums need it.
-/// `None` when it is past the last block a relation can have.
+/// The number of the first block in a segment file, counted from the start of its fork, as page checksums
+/// need it. `None` when it is past the last block a relation can have.
 pub fn first_block(segment: u32, blocks_per_segment: u32) -> Option<u32> {
     segment.checked_mul(blocks_per_segment)
 }
 
-/// Whether the pages of the file at `path` carry checksums in a cluster that has them: the relation files do, of every
-/// fork, and nothing else (not `pg_control`, `pg_filenode.map`, `pg_internal.init`, `PG_VERSION`). Source: `sendFile`,
-/// `backup/basebackup.c`.
+/// Whether the pages of the file at `path` carry checksums in a cluster that has them: the relation files do,
+/// of every fork, and nothing else (not `pg_control`, `pg_filenode.map`, `pg_internal.init`, `PG_VERSION`).
+/// Source: `sendFile`, `backup/basebackup.c`.
 pub fn has_page_checksums(path: &[u8]) -> bool {
     RelationFile::parse(path).is_some()
 }
 
-/// Whether `path` is a file of a temporary relation, `t<backend>_<number>[_fork][.segment]`: they vanish with their
-/// session, and the server removes what is left of them when it starts. Source: `looks_like_temp_rel_name`, `storage/file/fd.c`.
+/// Whether `path` is a file of a temporary relation, `t<backend>_<number>[_fork][.segment]`: they vanish with
+/// their session, and the server removes what is left of them when it starts. Source:
+/// `looks_like_temp_rel_name`, `storage/file/fd.c`.
 pub fn is_temporary_relation(path: &[u8]) -> bool {
     let parts = || {
         let (_, Some(_), name) = place(path)? else { return None };

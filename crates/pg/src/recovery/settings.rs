@@ -53,7 +53,8 @@ pub enum TargetAction {
     /// Opens for writing on a new timeline.
     #[default]
     Promote,
-    /// Waits, open for reading; `pg_wal_replay_resume()` then promotes. Without `hot_standby` it shuts down instead.
+    /// Waits, open for reading; `pg_wal_replay_resume()` then promotes. Without `hot_standby` it shuts down
+    /// instead.
     Pause,
     /// Stops, ready to be started again.
     Shutdown,
@@ -64,7 +65,8 @@ pub enum TargetAction {
 pub struct RecoverySettings {
     /// Where replay stops.
     pub target: RecoveryTarget,
-    /// Whether what lies exactly at the target is replayed. Means something for a time, an LSN and a transaction.
+    /// Whether what lies exactly at the target is replayed. Means something for a time, an LSN and a
+    /// transaction.
     pub inclusive: bool,
     /// Which timeline is followed.
     pub timeline: TargetTimeline,
@@ -83,10 +85,10 @@ impl RecoverySettings {
 
     /// Lines for the end of `postgresql.auto.conf`, each ended by a line feed.
     ///
-    /// All five targets are written, the empty ones first: `postgresql.conf` may still hold a target of an earlier
-    /// restore, this file wins over it, and the server checks that no two targets have a value as it goes through the
-    /// lines in order. Source: `assign_recovery_target*`, `access/transam/xlogrecovery.c`. Of a major we do not know only
-    /// what every known one has is written.
+    /// All five targets are written, the empty ones first: `postgresql.conf` may still hold a target of an
+    /// earlier restore, this file wins over it, and the server checks that no two targets have a value as it
+    /// goes through the lines in order. Source: `assign_recovery_target*`, `access/transam/xlogrecovery.c`.
+    /// Of a major we do not know only what every known one has is written.
     pub fn auto_conf_lines(&self, major: Major) -> String {
         let mut lines = String::new();
         let mut set = |name: &str, value: &str| {

@@ -14,9 +14,10 @@ const NAME_MAX_BYTES: usize = 63;
 
 /// The point at which replay stops.
 ///
-/// As text: `latest`, `immediate`, an LSN, a transaction id, a moment with its offset, or the name of a restore point. A
-/// prefix (`time:`, `lsn:`, `xid:`, `name:`) says which when the text could be several. Text that begins with a digit and is
-/// none of these is refused and not taken for a name: a mistyped moment must not turn into "replay everything".
+/// As text: `latest`, `immediate`, an LSN, a transaction id, a moment with its offset, or the name of a
+/// restore point. A prefix (`time:`, `lsn:`, `xid:`, `name:`) says which when the text could be several. Text
+/// that begins with a digit and is none of these is refused and not taken for a name: a mistyped moment must
+/// not turn into "replay everything".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecoveryTarget {
     /// The end of the WAL that can be had.

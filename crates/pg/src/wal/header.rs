@@ -59,8 +59,8 @@ pub struct LongHeader {
     pub magic: u16,
     /// Flags of the page, `XLP_…`.
     pub info: u16,
-    /// The timeline that the page was first written on. A segment that a promotion fell into was copied from the
-    /// timeline before, so this may be older than the timeline in the name.
+    /// The timeline that the page was first written on. A segment that a promotion fell into was copied from
+    /// the timeline before, so this may be older than the timeline in the name.
     pub timeline: TimelineId,
     /// The position of the page, which is that of the segment.
     pub page_address: u64,
@@ -106,8 +106,8 @@ pub enum HeaderError {
 }
 
 impl LongHeader {
-    /// Reads the header at the start of a segment, of any major: magics have begun with D1 since 13, and what we need has
-    /// not moved.
+    /// Reads the header at the start of a segment, of any major: magics have begun with D1 since 13, and what
+    /// we need has not moved.
     pub fn parse(first_page: &[u8]) -> Result<LongHeader, HeaderError> {
         let too_short = HeaderError::TooShort { length: first_page.len() };
         let bytes: &[u8; LONG_HEADER_SIZE] = first_page.first_chunk().ok_or(too_short.clone())?;
@@ -212,9 +212,10 @@ pub enum SegmentMismatch {
     },
 }
 
-/// Checks that the segment which begins with `first_page` is the one called `name` in the stream of `identity`: cluster,
-/// segment size, position, and a timeline that is not after the name's (it may be before, see [`LongHeader::timeline`]).
-/// The length of the file is the caller's to check. Source: `XLogReaderValidatePageHeader`, `access/transam/xlogreader.c`.
+/// Checks that the segment which begins with `first_page` is the one called `name` in the stream of
+/// `identity`: cluster, segment size, position, and a timeline that is not after the name's (it may be
+/// before, see [`LongHeader::timeline`]). The length of the file is the caller's to check. Source:
+/// `XLogReaderValidatePageHeader`, `access/transam/xlogreader.c`.
 pub fn check_segment(
     first_page: &[u8],
     name: &SegmentName,

@@ -10,8 +10,8 @@ use crate::{Lsn, TimelineId};
 
 /// The name of one WAL segment: 24 upper-case hexadecimal digits, eight for each field.
 ///
-/// The name alone does not say where in the log the segment lies; that takes the [`SegmentSize`]. Names of one timeline
-/// sort by position. Serialised as the text. Source: `XLogFileName`, `access/xlog_internal.h`.
+/// The name alone does not say where in the log the segment lies; that takes the [`SegmentSize`]. Names of
+/// one timeline sort by position. Serialised as the text. Source: `XLogFileName`, `access/xlog_internal.h`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentName {
     /// The timeline that the segment was written on.
@@ -30,31 +30,33 @@ impl SegmentName {
 
     /// The segment that holds the last byte before `lsn`: the last one needed to replay up to `lsn`.
     ///
-    /// A position on a boundary belongs to the segment before it. `pg_walfile_name` answers so up to PostgreSQL 16 and
-    /// otherwise from 17, which is why it is computed here. Source: `XLByteToPrevSeg`.
+    /// A position on a boundary belongs to the segment before it. `pg_walfile_name` answers so up to
+    /// PostgreSQL 16 and otherwise from 17, which is why it is computed here. Source: `XLByteToPrevSeg`.
     pub fn last_before(timeline: TimelineId, lsn: Lsn, size: SegmentSize) -> SegmentName {
         SegmentName::from_number(timeline, (lsn.get() - 1) / u64::from(size.bytes()), size)
     }
 
-    /// The segment with this number, counted from the start of the log. Numbers come from positions, so `number` is at
-    /// most 2^64 / `size`; a larger one is cut to what a name can spell.
+    /// The segment with this number, counted from the start of the log. Numbers come from positions, so
+    /// `number` is at most 2^64 / `size`; a larger one is cut to what a name can spell.
     pub fn from_number(timeline: TimelineId, number: u64, size: SegmentSize) -> SegmentName {
         let per_log = u64::from(size.per_log());
         SegmentName { timeline, log: (number / per_log) as u32, segment: (number % per_log) as u32 }
     }
 
-    /// Whether a cluster with segments of `size` can have a segment of this name. The methods below only mean something
-    /// when it can.
+    /// Whether a cluster with segments of `size` can have a segment of this name. The methods below only mean
+    /// something when it can.
     pub fn fits(&self, size: SegmentSize) -> bool {
         self.segment < size.per_log()
     }
 
-    /// The segment's number, counted from the start of the log; two neighbours differ by one, across logs too.
+    /// The segment's number, counted from the start of the log; two neighbours differ by one, across logs
+    /// too.
     pub fn number(&self, size: SegmentSize) -> u64 {
         u64::from(self.log) * u64::from(size.per_log()) + u64::from(self.segment)
     }
 
-    /// The position of the segment's first byte. Zero only for the very first segment, which PostgreSQL never writes.
+    /// The position of the segment's first byte. Zero only for the very first segment, which PostgreSQL never
+    /// writes.
     pub fn start(&self, size: SegmentSize) -> u64 {
         self.number(size).saturating_mul(size.bytes().into())
     }
@@ -64,7 +66,8 @@ impl SegmentName {
         self.start(size).saturating_add(size.bytes().into())
     }
 
-    /// The segment after this on the same timeline; `None` at the end of what can be named, 2^64 bytes of log.
+    /// The segment after this on the same timeline; `None` at the end of what can be named, 2^64 bytes of
+    /// log.
     pub fn next(&self, size: SegmentSize) -> Option<SegmentName> {
         let number = self.number(size) + 1;
         (number < u64::from(size.per_log()) << 32)
@@ -83,13 +86,14 @@ impl SegmentName {
     }
 }
 
-/// Everything that `archive_command` is asked to keep and `restore_command` to bring, told apart by the whole name.
+/// Everything that `archive_command` is asked to keep and `restore_command` to bring, told apart by the whole
+/// name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileName {
     /// A complete segment, `000000010000000000000003`.
     Segment(SegmentName),
-    /// The last, unfinished segment of a timeline that was left, `000000010000000000000003.partial`. It must never be
-    /// replayed under its plain name.
+    /// The last, unfinished segment of a timeline that was left, `000000010000000000000003.partial`. It must
+    /// never be replayed under its plain name.
     Partial(SegmentName),
     /// The ancestry of a timeline, `00000002.history`.
     History(TimelineId),

@@ -1,7 +1,7 @@
 //! The records in one segment, as far as an archive needs them: when transactions ended.
 //!
-//! The walk trusts nothing. It ends quietly at the first thing that is not as the server writes it, because after the end
-//! of WAL a segment may hold anything: zeroes, or what was there before the file was recycled.
+//! The walk trusts nothing. It ends quietly at the first thing that is not as the server writes it, because
+//! after the end of WAL a segment may hold anything: zeroes, or what was there before the file was recycled.
 
 use super::header::{CONTINUES, GIVEN_UP, LONG, LONG_HEADER_SIZE, PageHeader, SHORT_HEADER_SIZE};
 use super::{LongHeader, SegmentName, SegmentSize};
@@ -17,8 +17,8 @@ const XLOG: u8 = 0;
 const TRANSACTION: u8 = 1;
 /// `XLOG_SWITCH`: nothing follows in its segment.
 const SWITCH: u8 = 0x40;
-/// `XLOG_XACT_OPMASK` and, under it, the kinds that carry the time of their end first: commit, abort, commit prepared, abort
-/// prepared. Source: `access/xact.h`.
+/// `XLOG_XACT_OPMASK` and, under it, the kinds that carry the time of their end first: commit, abort, commit
+/// prepared, abort prepared. Source: `access/xact.h`.
 const KIND_MASK: u8 = 0x70;
 const ENDINGS: [u8; 4] = [0x00, 0x20, 0x30, 0x40];
 
@@ -27,14 +27,16 @@ const ENDINGS: [u8; 4] = [0x00, 0x20, 0x30, 0x40];
 pub struct CommitSpan {
     /// The earliest time in any commit or abort of the segment.
     pub first: PgTimestamp,
-    /// The latest. Backends take the time before they take their place in the log, so it need not be the last one's.
+    /// The latest. Backends take the time before they take their place in the log, so it need not be the last
+    /// one's.
     pub last: PgTimestamp,
     /// Where the last such record of the segment starts.
     pub last_lsn: Lsn,
 }
 
-/// The span of the commits and aborts that lie whole in `segment`; `None` if there are none, or it is no segment. `segment`
-/// begins at its first byte and may be cut off anywhere. A record that runs on into the next segment is not counted.
+/// The span of the commits and aborts that lie whole in `segment`; `None` if there are none, or it is no
+/// segment. `segment` begins at its first byte and may be cut off anywhere. A record that runs on into the
+/// next segment is not counted.
 pub fn commit_span(segment: &[u8], name: &SegmentName, size: SegmentSize) -> Option<CommitSpan> {
     let mut walk = Walk::start(segment, name, size)?;
     let mut span: Option<CommitSpan> = None;
@@ -82,7 +84,8 @@ fn ending(found: &Found, record: &[u8]) -> Option<PgTimestamp> {
     Some(PgTimestamp(i64::from_le_bytes(*time)))
 }
 
-/// The main data of a record that refers to no blocks. Source: `DecodeXLogRecord`, `access/transam/xlogreader.c`.
+/// The main data of a record that refers to no blocks. Source: `DecodeXLogRecord`,
+/// `access/transam/xlogreader.c`.
 fn main_data(mut body: &[u8]) -> Option<&[u8]> {
     loop {
         let (&kind, rest) = body.split_first()?;
@@ -213,7 +216,8 @@ impl<'a> Walk<'a> {
         Ok(found)
     }
 
-    /// Whether a record points back to the one before it, as far as that is known. Source: `ValidXLogRecordHeader`.
+    /// Whether a record points back to the one before it, as far as that is known. Source:
+    /// `ValidXLogRecordHeader`.
     fn follows(&self, found: &Found) -> bool {
         match self.previous {
             Some(previous) => found.previous == previous.get(),
@@ -221,8 +225,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Gives the next `length` bytes of a record to `sink`, of which `remaining` are left, past the headers of the pages it
-    /// runs over: each says again how much is left.
+    /// Gives the next `length` bytes of a record to `sink`, of which `remaining` are left, past the headers
+    /// of the pages it runs over: each says again how much is left.
     fn take(
         &mut self,
         mut length: usize,
@@ -245,7 +249,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Passes the header of the page at the current place, if it is the server's and `fits` what is expected here.
+    /// Passes the header of the page at the current place, if it is the server's and `fits` what is expected
+    /// here.
     fn enter_page(&mut self, fits: impl Fn(&PageHeader) -> bool) -> Result<(), Stop> {
         let page = self.segment.get(self.at..).ok_or(Stop::End)?;
         let header = PageHeader::read(page).ok_or(Stop::End)?;

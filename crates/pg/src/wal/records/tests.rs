@@ -231,7 +231,8 @@ fn another_segment_has_no_span() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Records of any length, wherever they fall on pages: what was written whole is found, what is cut off is not.
+    /// Records of any length, wherever they fall on pages: what was written whole is found, what is cut off
+    /// is not.
     #[test]
     fn what_was_written_is_found(
         remaining in 0usize..20_000,
