@@ -11,4 +11,5 @@ pub mod backup;
 pub mod connection;
 pub mod facts;
 pub mod files;
+pub mod settings_check;
 pub mod throwaway;
