@@ -4,5 +4,7 @@
 //! back, [`init`] makes a repository, [`catalogue`] answers what is there, [`reachable`] what can be restored.
 //! Nothing here prints, reads the environment or knows the command line: progress goes to a [`monitor::Monitor`].
 
+pub mod backup;
 pub mod monitor;
+pub mod owner;
 pub mod reachable;

@@ -115,7 +115,11 @@ impl From<SealError> for ArchiveError {
 impl std::fmt::Display for Identity {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { system_identifier, segment_size, major } = self;
-        write!(out, "system identifier {system_identifier}, major {major}, segments of {} MiB", segment_size >> 20)
+        write!(
+            out,
+            "system identifier {system_identifier}, major {major}, segments of {} MiB",
+            segment_size >> 20
+        )
     }
 }
 
@@ -156,7 +160,8 @@ impl Repository {
             Some(found) => found,
             None => {
                 let name = layout::identity(cluster);
-                let sealer = Sealer::new(self.access().writer(), Kind::Identity, &name, &identity.encode_to_vec());
+                let sealer =
+                    Sealer::new(self.access().writer(), Kind::Identity, &name, &identity.encode_to_vec());
                 match self.storage().create(&name, &[Bytes::copy_from_slice(sealer.header())]).await {
                     // Another host was first: what it wrote decides.
                     Err(StorageError::NameTaken { .. }) => {}
@@ -240,7 +245,9 @@ impl Repository {
             let own = parts.next();
             let others: Vec<_> = parts.map(|part| scope.spawn(move || run(part))).collect();
             let own = own.map(run);
-            own.into_iter().chain(others.into_iter().map(|thread| thread.join().expect("no panic in sealing"))).collect()
+            own.into_iter()
+                .chain(others.into_iter().map(|thread| thread.join().expect("no panic in sealing")))
+                .collect()
         });
         std::iter::once(Ok(first)).chain(sealed).map(|part| part.map(Bytes::from)).collect()
     }
@@ -254,7 +261,11 @@ impl Repository {
     }
 
     /// Fetches a file of the archive, whole and checked; [`ArchiveError::Absent`] only if that is proven.
-    pub async fn fetch_wal(&self, cluster: &ClusterName, file: &FileName) -> Result<(WalInfo, Vec<u8>), ArchiveError> {
+    pub async fn fetch_wal(
+        &self,
+        cluster: &ClusterName,
+        file: &FileName,
+    ) -> Result<(WalInfo, Vec<u8>), ArchiveError> {
         let name = layout::wal_file(cluster, file);
         let object = match self.storage().read_all(&name, MAX_OBJECT).await {
             Err(StorageError::NotFound { .. }) => return Err(ArchiveError::Absent { name: file.clone() }),
@@ -288,7 +299,10 @@ impl Repository {
             content.extend_from_slice(&plain);
         }
         let info = info.ok_or_else(|| bad("description"))?;
-        if content.len() as u64 != length || self.digester().content(&content) != digest || info.name != file.to_string() {
+        if content.len() as u64 != length
+            || self.digester().content(&content) != digest
+            || info.name != file.to_string()
+        {
             return Err(bad("digest").into());
         }
         Ok((info, content))
@@ -313,11 +327,50 @@ impl Repository {
         Ok(WalInfo::decode(&*frame).map_err(|_| bad())?)
     }
 
+    /// Whether the repository and the cluster's stream are where they should be: asked of the storage itself, because
+    /// "not there" means nothing in a place where nothing of ours is.
+    pub async fn stream_is_there(&self, cluster: &ClusterName) -> Result<bool, RepositoryError> {
+        if Self::describe(&**self.storage()).await? != *self.description() {
+            return Ok(false);
+        }
+        match self.storage().size(&layout::identity(cluster)).await {
+            Ok(_) => Ok(true),
+            Err(StorageError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The first stored segment after `segment` on its timeline: if there is one, `segment` itself should be there.
+    pub async fn next_stored_segment(
+        &self,
+        cluster: &ClusterName,
+        segment: &SegmentName,
+    ) -> Result<Option<SegmentName>, RepositoryError> {
+        let timeline = layout::wal_timeline(cluster, segment.timeline);
+        let own = format!("{:08X}", segment.log);
+        for folder in self.storage().list_children(&timeline).await?.prefixes {
+            let log = folder.rsplit('/').next().unwrap_or_default();
+            if log < own.as_str() {
+                continue;
+            }
+            let later = self.storage().list(&folder).await?.into_iter().find_map(|entry| {
+                let name = entry.name.as_str().rsplit('/').next()?.parse::<SegmentName>().ok()?;
+                (name.timeline == segment.timeline && name > *segment).then_some(name)
+            });
+            if later.is_some() {
+                return Ok(later);
+            }
+        }
+        Ok(None)
+    }
+
     /// Everything in the cluster's archive, by name; names of no known form are passed over.
     pub async fn wal_inventory(&self, cluster: &ClusterName) -> Result<Inventory, RepositoryError> {
         let mut inventory = Inventory::default();
         for entry in self.storage().list(&layout::wal(cluster)).await? {
-            let Some(file) = entry.name.as_str().rsplit('/').next().and_then(|text| text.parse::<FileName>().ok()) else {
+            let Some(file) =
+                entry.name.as_str().rsplit('/').next().and_then(|text| text.parse::<FileName>().ok())
+            else {
                 continue;
             };
             // A file that stands in another place than its name says was put there by somebody else.

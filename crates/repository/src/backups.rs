@@ -54,10 +54,17 @@ pub enum ChainFinding {
 impl std::fmt::Display for ChainFinding {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Missing { id, named_by } => write!(out, "backup {id}, which {named_by} follows, is missing"),
-            Self::Replaced { id, named_by } => write!(out, "backup {id} is not the one that {named_by} follows"),
+            Self::Missing { id, named_by } => {
+                write!(out, "backup {id}, which {named_by} follows, is missing")
+            }
+            Self::Replaced { id, named_by } => {
+                write!(out, "backup {id} is not the one that {named_by} follows")
+            }
             Self::RolledBack { newest_seen } => {
-                write!(out, "backup {newest_seen}, which this host saw, is missing: the storage was rolled back")
+                write!(
+                    out,
+                    "backup {newest_seen}, which this host saw, is missing: the storage was rolled back"
+                )
             }
         }
     }
@@ -82,7 +89,10 @@ impl Repository {
     pub async fn backup_ids(&self, cluster: &ClusterName) -> Result<Vec<String>, RepositoryError> {
         let prefix = layout::backups(cluster);
         let entries = self.storage().list(&prefix).await?;
-        Ok(entries.iter().filter_map(|entry| entry.name.as_str().strip_prefix(&prefix).map(str::to_owned)).collect())
+        Ok(entries
+            .iter()
+            .filter_map(|entry| entry.name.as_str().strip_prefix(&prefix).map(str::to_owned))
+            .collect())
     }
 
     /// Reads one backup's manifest.
@@ -90,7 +100,11 @@ impl Repository {
         Ok(self.read_manifest(cluster, id).await?.0)
     }
 
-    async fn read_manifest(&self, cluster: &ClusterName, id: &str) -> Result<(Manifest, [u8; 32]), RepositoryError> {
+    async fn read_manifest(
+        &self,
+        cluster: &ClusterName,
+        id: &str,
+    ) -> Result<(Manifest, [u8; 32]), RepositoryError> {
         let name = layout::manifest(cluster, id);
         let object = self.storage().read_all(&name, MANIFEST_LIMIT).await?;
         let (_, content) = open_stream(self.access(), Kind::Manifest, &name, &object)?;
@@ -124,7 +138,9 @@ impl Repository {
             }
             match listed.iter().find(|other| other.id == id) {
                 None => findings.push(ChainFinding::Missing { id, named_by }),
-                Some(other) if other.digest.is_some_and(|digest| digest[..] != manifest.previous_digest[..]) => {
+                Some(other)
+                    if other.digest.is_some_and(|digest| digest[..] != manifest.previous_digest[..]) =>
+                {
                     findings.push(ChainFinding::Replaced { id, named_by });
                 }
                 Some(_) => {}
@@ -167,15 +183,23 @@ impl Repository {
             };
             match found {
                 Ok((manifest, digest)) => return Ok(Some(Predecessor { manifest, digest })),
-                Err(error) if error.is_damage() => tracing::warn!(backup = %id, %error, "a damaged manifest is passed over"),
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(backup = %id, %error, "a damaged manifest is passed over")
+                }
                 Err(error) => return Err(error),
             }
         }
         Ok(None)
     }
 
-    async fn cached_manifest(&self, cluster: &ClusterName, id: &str) -> Result<Option<(Manifest, [u8; 32])>, RepositoryError> {
-        let Some(content) = self.local().get(Drawer::Manifests, &format!("{cluster}-{id}")) else { return Ok(None) };
+    async fn cached_manifest(
+        &self,
+        cluster: &ClusterName,
+        id: &str,
+    ) -> Result<Option<(Manifest, [u8; 32])>, RepositoryError> {
+        let Some(content) = self.local().get(Drawer::Manifests, &format!("{cluster}-{id}")) else {
+            return Ok(None);
+        };
         let name = layout::manifest(cluster, id);
         let object = self.storage().read_all(&name, MANIFEST_LIMIT).await?;
         // The header's MAC tells that the stored object is one of ours even where it cannot be opened.
@@ -207,7 +231,12 @@ impl Repository {
     }
 
     /// Records what an unfinished backup has stored so far; the next backup takes it as a further parent.
-    pub async fn publish_partial(&self, cluster: &ClusterName, manifest: &Manifest, number: u32) -> Result<(), RepositoryError> {
+    pub async fn publish_partial(
+        &self,
+        cluster: &ClusterName,
+        manifest: &Manifest,
+        number: u32,
+    ) -> Result<(), RepositoryError> {
         let name = layout::partial_manifest(cluster, &manifest.id, number);
         let content = manifest.encode_to_vec();
         let object = seal_stream(self.access().writer(), Kind::PartialManifest, &name, &[], &content);
@@ -217,7 +246,11 @@ impl Repository {
     }
 
     /// The partial manifests of unfinished backups begun after the backup `after`, oldest first, by attempt.
-    pub async fn partials(&self, cluster: &ClusterName, after: Option<&str>) -> Result<Vec<Vec<Manifest>>, RepositoryError> {
+    pub async fn partials(
+        &self,
+        cluster: &ClusterName,
+        after: Option<&str>,
+    ) -> Result<Vec<Vec<Manifest>>, RepositoryError> {
         let prefix = layout::partials(cluster);
         let mut attempts: Vec<(String, Vec<Manifest>)> = Vec::new();
         for entry in self.storage().list(&prefix).await? {
@@ -231,7 +264,9 @@ impl Repository {
                     _ => attempts.push((id.to_owned(), vec![manifest])),
                 },
                 Ok(None) => {}
-                Err(error) if error.is_damage() => tracing::warn!(object = %entry.name, %error, "a partial manifest is passed over"),
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(object = %entry.name, %error, "a partial manifest is passed over")
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -158,7 +158,13 @@ impl Codec {
 
     /// Replaces `plain` by the content of `stored`, which must have `plain_len` bytes; the length comes from
     /// authenticated data and never exceeds [`MAX_CHUNK`], so a bomb cannot grow beyond that.
-    pub fn decode(&mut self, encoding: Encoding, stored: &[u8], plain_len: usize, plain: &mut Vec<u8>) -> Result<(), CodecError> {
+    pub fn decode(
+        &mut self,
+        encoding: Encoding,
+        stored: &[u8],
+        plain_len: usize,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), CodecError> {
         if plain_len > MAX_CHUNK {
             return Err(CodecError::Damaged);
         }
@@ -169,7 +175,10 @@ impl Codec {
             }
             Encoding::Zstd => {
                 plain.resize(plain_len, 0);
-                let len = self.decompressor.decompress_to_buffer(stored, &mut plain[..]).map_err(|_| CodecError::Damaged)?;
+                let len = self
+                    .decompressor
+                    .decompress_to_buffer(stored, &mut plain[..])
+                    .map_err(|_| CodecError::Damaged)?;
                 plain.truncate(len);
             }
         }
@@ -186,13 +195,18 @@ mod tests {
     fn chunks_survive_compressed_and_stored() {
         let mut codec = Codec::new(DEFAULT_LEVEL);
         let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().bytes_of(MAX_CHUNK);
-        for (plain, expected) in [(vec![3; MAX_CHUNK], Encoding::Zstd), (noise, Encoding::Plain), (vec![], Encoding::Plain)] {
+        for (plain, expected) in
+            [(vec![3; MAX_CHUNK], Encoding::Zstd), (noise, Encoding::Plain), (vec![], Encoding::Plain)]
+        {
             let mut buffer = b"before".to_vec();
             assert_eq!(codec.encode(&plain, &mut buffer).unwrap(), expected);
             let mut again = Vec::new();
             codec.decode(expected, &buffer[6..], plain.len(), &mut again).unwrap();
             assert!(again == plain);
-            assert_eq!(codec.decode(expected, &buffer[6..], plain.len() + 1, &mut again), Err(CodecError::Damaged));
+            assert_eq!(
+                codec.decode(expected, &buffer[6..], plain.len() + 1, &mut again),
+                Err(CodecError::Damaged)
+            );
         }
     }
 

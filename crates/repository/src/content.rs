@@ -1,10 +1,8 @@
 //! What a backup says of each file: its entry, and the extents that hold its content.
 //!
-//! Entries stand in list pages, in path order; a large file's extents stand in map leaves, one for each 16 MiB. Both
+//! Entries stand in list pages, in byte order of their paths; a large file's extents stand in map leaves, one for each 16 MiB. Both
 //! name packs by an index into a small dictionary of their own, so that their bytes stay the same, and are shared with
 //! the parent, as long as nothing in them changed. `docs/format.md` §5.
-
-use std::cmp::Ordering;
 
 use prost::Message;
 
@@ -72,11 +70,6 @@ pub struct Entry {
     pub content: Content,
     /// Where a tablespace link points; empty otherwise.
     pub target: Vec<u8>,
-}
-
-/// The order of entries: directory by directory, names as bytes, a directory before what it holds.
-pub fn path_order(a: &[u8], b: &[u8]) -> Ordering {
-    a.split(|&byte| byte == b'/').cmp(b.split(|&byte| byte == b'/'))
 }
 
 /// A path that stays below its root: relative, no empty, `.` or `..` part, no NUL, at most 4095 bytes.
@@ -167,7 +160,8 @@ impl Dictionary {
     }
 
     fn read(stored: &[Vec<u8>]) -> Result<Self, ContentError> {
-        let pack = |bytes: &Vec<u8>| bytes[..].try_into().map(PackId).map_err(|_| ContentError { what: "pack id" });
+        let pack =
+            |bytes: &Vec<u8>| bytes[..].try_into().map(PackId).map_err(|_| ContentError { what: "pack id" });
         Ok(Self { packs: stored.iter().map(pack).collect::<Result<_, _>>()? })
     }
 
@@ -181,7 +175,8 @@ impl Dictionary {
         let mut extents = Vec::with_capacity(numbers.len() / 4);
         for quad in numbers.chunks_exact(4) {
             let pack = usize::try_from(quad[0]).ok().and_then(|index| self.packs.get(index));
-            let (Some(&pack), true, true) = (pack, quad[1] < MAX_CHUNKS as u64, quad[2] < MAX_CHUNK as u64) else {
+            let (Some(&pack), true, true) = (pack, quad[1] < MAX_CHUNKS as u64, quad[2] < MAX_CHUNK as u64)
+            else {
                 return Err(bad);
             };
             total = total.checked_add(quad[3]).filter(|_| quad[3] > 0).ok_or(bad.clone())?;
@@ -261,7 +256,9 @@ fn read_entry(stored: StoredEntry, dictionary: &Dictionary) -> Result<Entry, Con
         Content::Inline(extents)
     } else {
         let (leaves, _) = dictionary.unflatten(&stored.leaves)?;
-        if leaves.len() as u64 != stored.size.div_ceil(LEAF_SPAN) || leaves.iter().any(|leaf| leaf.length > MAX_CHUNK as u64) {
+        if leaves.len() as u64 != stored.size.div_ceil(LEAF_SPAN)
+            || leaves.iter().any(|leaf| leaf.length > MAX_CHUNK as u64)
+        {
             return Err(ContentError { what: "number or length of leaves" });
         }
         Content::Leaves(leaves)
@@ -297,7 +294,9 @@ impl ExtentBuilder {
     pub fn push(&mut self, piece: Extent, chunk_len: u32) {
         let end = piece.offset + piece.length as u32;
         match self.extents.last_mut() {
-            Some(last) if self.next == Some((piece.pack, piece.chunk, piece.offset)) => last.length += piece.length,
+            Some(last) if self.next == Some((piece.pack, piece.chunk, piece.offset)) => {
+                last.length += piece.length
+            }
             _ => self.extents.push(piece),
         }
         // A short last page of a file is padded in its chunk: what follows it there is not the file's.
@@ -361,17 +360,11 @@ mod tests {
 
     #[test]
     fn hostile_paths_are_refused() {
-        for path in [&b"../x"[..], b"/etc/passwd", b"a//b", b"a/./b", b"a/../b", b"", b"a\0b", &[b'a'; 5000]] {
+        for path in [&b"../x"[..], b"/etc/passwd", b"a//b", b"a/./b", b"a/../b", b"", b"a\0b", &[b'a'; 5000]]
+        {
             assert!(!is_safe_path(path));
         }
         assert!(is_safe_path(b"base/1/1259_fsm") && is_safe_path(b"odd \xff name"));
-    }
-
-    #[test]
-    fn order_is_by_directory() {
-        let mut paths = [&b"base-x"[..], b"base/1", b"base", b"base/1/2", b"base.y"];
-        paths.sort_by(|a, b| path_order(a, b));
-        assert_eq!(paths, [&b"base"[..], b"base/1", b"base/1/2", b"base-x", b"base.y"]);
     }
 
     #[test]

@@ -83,13 +83,15 @@ impl Description {
     /// Checks that the holder of the writer secret wrote this.
     pub fn check(&self, writer: &WriterCredential) -> Result<(), DescriptionError> {
         let expected = self.compute_mac(writer);
-        let same_keys = self.id() == Some(writer.repository) && self.public_key == BASE64.encode(writer.public_key);
+        let same_keys =
+            self.id() == Some(writer.repository) && self.public_key == BASE64.encode(writer.public_key);
         // The MAC is public data: comparing it in constant time would protect nothing.
         if same_keys && self.mac == expected { Ok(()) } else { Err(DescriptionError::NotAuthentic) }
     }
 
     fn compute_mac(&self, writer: &WriterCredential) -> String {
-        let text = format!("{}|{}|{}|{}|{}", self.format, self.id, self.public_key, self.created, self.create_only);
+        let text =
+            format!("{}|{}|{}|{}|{}", self.format, self.id, self.public_key, self.created, self.create_only);
         let mut hasher = blake3::Hasher::new_keyed(&writer.derive(Purpose::HeaderMac));
         hasher.update(b"description|").update(text.as_bytes());
         BASE64.encode(hasher.finalize().as_bytes())

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 
 use crate::chunk::{Codec, CodecError, Digester};
 use crate::content::{Entry, Extent, encode_leaf, encode_page};
+use crate::layout::PackId;
+use crate::local::{Drawer, LocalStore};
 use crate::manifest::PageRef;
 use crate::pack::{PackWriter, SealedPack};
 use crate::secrets::WriterCredential;
@@ -22,6 +24,7 @@ const MAP_CHUNK: usize = 256 << 10;
 /// Builds the map of one backup.
 pub struct FileListWriter {
     writer: WriterCredential,
+    local: LocalStore,
     digester: Digester,
     codec: Codec,
     pack: Option<PackWriter>,
@@ -42,11 +45,13 @@ pub struct FileList {
 }
 
 impl FileListWriter {
-    /// A list that names the parent's `known` pages again where they are the same.
-    pub fn new(writer: &WriterCredential, level: i32, known: &[PageRef]) -> Self {
+    /// A list that names the parent's `known` pages again where they are the same. Map chunks are kept in `local` too,
+    /// for a host that cannot read them back.
+    pub fn new(writer: &WriterCredential, local: &LocalStore, level: i32, known: &[PageRef]) -> Self {
         let digest = |page: &PageRef| page.digest[..].try_into().ok();
         Self {
             writer: writer.clone(),
+            local: local.clone(),
             digester: Digester::new(writer),
             codec: Codec::new(level),
             pack: None,
@@ -107,7 +112,8 @@ impl FileListWriter {
             return Ok(());
         }
         let mut pack = self.pack.take().expect("a chunk with bytes has its pack");
-        pack.add_map(&mut self.codec, &self.digester, &self.chunk)?;
+        let number = pack.add_map(&mut self.codec, &self.digester, &self.chunk)?;
+        self.local.put(Drawer::Maps, &map_name(pack.id(), number), &self.chunk);
         self.chunk.clear();
         if pack.is_full() {
             self.finished.push(pack.finish());
@@ -131,9 +137,16 @@ impl FileListWriter {
     }
 }
 
+/// The name of a map chunk among this host's files.
+pub(crate) fn map_name(pack: PackId, chunk: u32) -> String {
+    format!("{pack}-{chunk}")
+}
+
 fn entry_weight(entry: &Entry) -> usize {
     match &entry.content {
-        crate::content::Content::Inline(extents) | crate::content::Content::Leaves(extents) => extents.len() * 10,
+        crate::content::Content::Inline(extents) | crate::content::Content::Leaves(extents) => {
+            extents.len() * 10
+        }
     }
 }
 
@@ -158,8 +171,13 @@ mod tests {
         }
     }
 
+    fn writer_for(known: &[PageRef]) -> FileListWriter {
+        let writer = Keyring::for_test_vectors(3).writer;
+        FileListWriter::new(&writer, &LocalStore::new(None, &writer), 1, known)
+    }
+
     fn list(known: &[PageRef], entries: impl Iterator<Item = Entry>) -> FileList {
-        let mut writer = FileListWriter::new(&Keyring::for_test_vectors(3).writer, 1, known);
+        let mut writer = writer_for(known);
         entries.for_each(|entry| writer.add_entry(entry).unwrap());
         writer.finish().unwrap()
     }

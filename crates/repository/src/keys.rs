@@ -134,7 +134,11 @@ impl SlotKey {
         };
         let kind = [SlotKind::KeyFile, SlotKind::Recovery].into_iter().find(|kind| prefix(*kind) == found);
         let digits: Zeroizing<String> = Zeroizing::new(
-            digits.chars().filter(|c| !c.is_whitespace() && *c != '-').map(|c| c.to_ascii_lowercase()).collect(),
+            digits
+                .chars()
+                .filter(|c| !c.is_whitespace() && *c != '-')
+                .map(|c| c.to_ascii_lowercase())
+                .collect(),
         );
         match (kind, parse_hex::<4>(slot), parse_hex::<32>(&digits)) {
             (Some(kind), Some(_), Some(secret)) => {
@@ -188,7 +192,15 @@ impl Slot {
         argon2id: Option<Argon2Parameters>,
         wrapped: Vec<u8>,
     ) -> Self {
-        Self { format: 1, id, kind, label: label.to_owned(), created, argon2id, wrapped: BASE64.encode(wrapped) }
+        Self {
+            format: 1,
+            id,
+            kind,
+            label: label.to_owned(),
+            created,
+            argon2id,
+            wrapped: BASE64.encode(wrapped),
+        }
     }
 
     /// The stored bytes.
@@ -246,17 +258,27 @@ fn check_strength(passphrase: &SecretString) -> Result<(), KeyError> {
     Ok(())
 }
 
-fn stretch(slot: &str, parameters: &Argon2Parameters, passphrase: &SecretString) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+fn stretch(
+    slot: &str,
+    parameters: &Argon2Parameters,
+    passphrase: &SecretString,
+) -> Result<Zeroizing<[u8; 32]>, KeyError> {
     let Argon2Parameters { memory_kib, passes, .. } = *parameters;
     let refused = || KeyError::Parameters { slot: slot.to_owned(), memory_kib, passes };
     if memory_kib < FLOOR.0 || passes < FLOOR.1 || memory_kib > CEILING.0 || passes > CEILING.1 {
         return Err(refused());
     }
-    let salt = BASE64.decode(&parameters.salt).ok().filter(|salt| (16..=64).contains(&salt.len())).ok_or_else(refused)?;
+    let salt = BASE64
+        .decode(&parameters.salt)
+        .ok()
+        .filter(|salt| (16..=64).contains(&salt.len()))
+        .ok_or_else(refused)?;
     let settings = argon2::Params::new(memory_kib, passes, 1, Some(32)).map_err(|_| refused())?;
     let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, settings);
     let mut key = Zeroizing::new([0; 32]);
-    argon2.hash_password_into(passphrase.expose_secret().as_bytes(), &salt, &mut *key).map_err(|_| refused())?;
+    argon2
+        .hash_password_into(passphrase.expose_secret().as_bytes(), &salt, &mut *key)
+        .map_err(|_| refused())?;
     Ok(key)
 }
 
@@ -299,7 +321,10 @@ mod tests {
     fn key_and_passphrase_slots_open_and_nothing_else_does() {
         let keyring = Keyring::generate(RepositoryId::random());
         let (slot, key) = Slot::for_key(&keyring, SlotKind::Recovery, "paper", now());
-        let key = SlotKey::parse(&key.to_text().to_uppercase().replace("PGKEEP-RECOVERY-1", "pgkeep-recovery-1").to_lowercase()).unwrap();
+        let key = SlotKey::parse(
+            &key.to_text().to_uppercase().replace("PGKEEP-RECOVERY-1", "pgkeep-recovery-1").to_lowercase(),
+        )
+        .unwrap();
         let slot = Slot::decode(key.slot(), &slot.encode()).unwrap();
         assert_eq!(*slot.open_with_key(&key).unwrap().private_key, *keyring.private_key);
         let (_, other) = Slot::for_key(&keyring, SlotKind::Recovery, "", now());
@@ -315,7 +340,10 @@ mod tests {
     fn weak_passphrases_and_changed_parameters_are_refused() {
         let keyring = Keyring::generate(RepositoryId::random());
         for weak in ["", "short", "aaaaaaaaaaaaaaaaaaaa"] {
-            assert!(matches!(Slot::for_passphrase(&keyring, &weak.into(), "", now()), Err(KeyError::WeakPassphrase)));
+            assert!(matches!(
+                Slot::for_passphrase(&keyring, &weak.into(), "", now()),
+                Err(KeyError::WeakPassphrase)
+            ));
         }
         let passphrase = SecretString::from("correct horse battery");
         let slot = Slot::for_passphrase(&keyring, &passphrase, "me", now()).unwrap();

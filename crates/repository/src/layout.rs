@@ -133,7 +133,9 @@ pub fn wal_timeline(cluster: &ClusterName, timeline: TimelineId) -> String {
 pub fn wal_file(cluster: &ClusterName, file: &FileName) -> ObjectName {
     let place = |segment: &SegmentName| format!("{:08X}/{:08X}", segment.timeline.get(), segment.log);
     let folder = match file {
-        FileName::Segment(segment) | FileName::Partial(segment) | FileName::BackupHistory { segment, .. } => place(segment),
+        FileName::Segment(segment) | FileName::Partial(segment) | FileName::BackupHistory { segment, .. } => {
+            place(segment)
+        }
         FileName::History(timeline) => format!("{:08X}", timeline.get()),
     };
     object(format!("{CLUSTERS}{cluster}/wal/{folder}/{file}"))
@@ -152,7 +154,10 @@ mod tests {
         let cluster = ClusterName::new("main").unwrap();
         assert_eq!(pack(PackId([0xab; 16])).as_str(), format!("packs/ab/{}", "ab".repeat(16)));
         let file: FileName = "0000000A000000010000000F".parse().unwrap();
-        assert_eq!(wal_file(&cluster, &file).as_str(), "clusters/main/wal/0000000A/00000001/0000000A000000010000000F");
+        assert_eq!(
+            wal_file(&cluster, &file).as_str(),
+            "clusters/main/wal/0000000A/00000001/0000000A000000010000000F"
+        );
         let history: FileName = "0000000A.history".parse().unwrap();
         assert_eq!(wal_file(&cluster, &history).as_str(), "clusters/main/wal/0000000A/0000000A.history");
     }

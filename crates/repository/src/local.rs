@@ -36,6 +36,10 @@ pub enum Drawer {
     Newest,
     /// What a cluster's stream is bound to.
     Identities,
+    /// WAL files that were stored ahead of being asked for.
+    Pushed,
+    /// WAL files that were fetched ahead of being asked for.
+    Fetched,
 }
 
 impl Drawer {
@@ -46,6 +50,8 @@ impl Drawer {
             Self::Manifests => "manifests",
             Self::Newest => "newest",
             Self::Identities => "identities",
+            Self::Pushed => "pushed",
+            Self::Fetched => "fetched",
         }
     }
 }
@@ -94,6 +100,21 @@ impl LocalStore {
         written.inspect_err(|_| drop(fs::remove_file(&temporary)))
     }
 
+    /// Names of the drawer's files, authentic or not, in no order; temporary ones begin with a dot and are left out.
+    pub fn names(&self, drawer: Drawer) -> Vec<String> {
+        let folder = self.root.as_ref().map(|root| root.join(drawer.folder()));
+        let entries = folder.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| !name.starts_with('.')).collect()
+    }
+
+    /// Removes a file, if it is there.
+    pub fn remove(&self, drawer: Drawer, name: &str) {
+        if let Some(path) = self.path(drawer, name) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
     /// Removes the oldest tables and maps until they take at most `limit` bytes.
     pub fn trim(&self, limit: u64) {
         let Some(root) = &self.root else { return };
@@ -102,7 +123,11 @@ impl LocalStore {
             let entries = fs::read_dir(root.join(drawer.folder())).into_iter().flatten().flatten();
             for entry in entries {
                 if let Ok(metadata) = entry.metadata() {
-                    files.push((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len(), entry.path()));
+                    files.push((
+                        metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                        metadata.len(),
+                        entry.path(),
+                    ));
                 }
             }
         }
@@ -125,7 +150,11 @@ impl LocalStore {
 
     fn mac(&self, drawer: Drawer, name: &str, content: &[u8]) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&self.repository.0).update(drawer.folder().as_bytes()).update(b"/").update(name.as_bytes());
+        hasher
+            .update(&self.repository.0)
+            .update(drawer.folder().as_bytes())
+            .update(b"/")
+            .update(name.as_bytes());
         hasher.update(b"\0").update(content);
         hasher.finalize()
     }
@@ -158,6 +187,18 @@ mod tests {
         let other = LocalStore::new(Some(folder.path()), &Keyring::for_test_vectors(2).writer);
         fs::write(&path, &good).unwrap();
         assert_eq!(other.get(Drawer::Tables, "a"), None);
+    }
+
+    #[test]
+    fn files_are_named_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(Some(folder.path()), &Keyring::for_test_vectors(1).writer);
+        assert!(store.names(Drawer::Pushed).is_empty());
+        store.put(Drawer::Pushed, "a", b"");
+        assert_eq!(store.names(Drawer::Pushed), ["a"]);
+        store.remove(Drawer::Pushed, "a");
+        store.remove(Drawer::Pushed, "a");
+        assert!(store.names(Drawer::Pushed).is_empty());
     }
 
     #[test]

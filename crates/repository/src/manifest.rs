@@ -81,6 +81,10 @@ pub struct Manifest {
     /// Warnings of the run, for people.
     #[prost(string, repeated, tag = "20")]
     pub warnings: Vec<String>,
+    /// The control file, read last, without its trailing zeros. It stands here and not in the file list because a
+    /// restore writes it last, and because it changes with every backup.
+    #[prost(bytes = "vec", tag = "21")]
+    pub control_file: Vec<u8>,
 }
 
 /// More findings than this are only counted.
@@ -191,7 +195,10 @@ impl PageRef {
 
     /// Where the page's bytes are.
     pub fn extent(&self) -> Result<Extent, ContentError> {
-        let pack = self.pack[..].try_into().map(PackId).map_err(|_| ContentError { what: "pack id of a list page" })?;
+        let pack = self.pack[..]
+            .try_into()
+            .map(PackId)
+            .map_err(|_| ContentError { what: "pack id of a list page" })?;
         Ok(Extent { pack, chunk: self.chunk, offset: self.offset, length: u64::from(self.length) })
     }
 }

@@ -73,7 +73,14 @@ impl PackTable {
         64 + self.chunks.len() * size_of::<ChunkInfo>() + self.pages.len() * 8
     }
 
-    fn push(&mut self, stored_len: usize, plain_len: usize, encoding: Encoding, kind: ChunkKind, digest: ChunkDigest) {
+    fn push(
+        &mut self,
+        stored_len: usize,
+        plain_len: usize,
+        encoding: Encoding,
+        kind: ChunkKind,
+        digest: ChunkDigest,
+    ) {
         let offset = self.chunks.last().map_or(0, |last| last.offset + u64::from(last.stored_len));
         let first_page = self.chunks.last().map_or(0, |last| last.first_page + page_count(last));
         self.chunks.push(ChunkInfo {
@@ -107,7 +114,9 @@ impl PackTable {
 
     /// Reads what [`PackTable::encode`] writes; `None` for anything else.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (&[TABLE_VERSION, c0, c1, c2, c3], mut rest) = bytes.split_first_chunk::<5>()? else { return None };
+        let (&[TABLE_VERSION, c0, c1, c2, c3], mut rest) = bytes.split_first_chunk::<5>()? else {
+            return None;
+        };
         let count = u32::from_le_bytes([c0, c1, c2, c3]) as usize;
         if count > MAX_CHUNKS {
             return None;
@@ -126,7 +135,13 @@ impl PackTable {
             if plain_len > MAX_CHUNK || !(TAG_LEN..=MAX_CHUNK + TAG_LEN).contains(&stored_len) {
                 return None;
             }
-            table.push(stored_len, plain_len, Encoding::from_byte(entry[8])?, kind, ChunkDigest(array(&entry[10..])));
+            table.push(
+                stored_len,
+                plain_len,
+                Encoding::from_byte(entry[8])?,
+                kind,
+                ChunkDigest(array(&entry[10..])),
+            );
         }
         let pages: u32 = table.chunks.iter().map(page_count).sum();
         if rest.len() != pages as usize * 8 {
@@ -199,19 +214,36 @@ impl PackWriter {
     }
 
     /// Adds a chunk of file pages whose full page digests are known; returns its number.
-    pub fn add_pages(&mut self, codec: &mut Codec, digester: &Digester, plain: &[u8], digests: &[[u8; 32]]) -> Result<u32, CodecError> {
+    pub fn add_pages(
+        &mut self,
+        codec: &mut Codec,
+        digester: &Digester,
+        plain: &[u8],
+        digests: &[[u8; 32]],
+    ) -> Result<u32, CodecError> {
         debug_assert_eq!(plain.len().div_ceil(PAGE), digests.len());
         self.table.pages.extend(digests.iter().map(short));
         self.add(codec, plain, ChunkKind::Data, digester.chunk_of_pages(digests.iter()))
     }
 
     /// Adds a chunk of map leaves and list pages; returns its number.
-    pub fn add_map(&mut self, codec: &mut Codec, digester: &Digester, plain: &[u8]) -> Result<u32, CodecError> {
+    pub fn add_map(
+        &mut self,
+        codec: &mut Codec,
+        digester: &Digester,
+        plain: &[u8],
+    ) -> Result<u32, CodecError> {
         let digest = digester.chunk(plain, |_| ());
         self.add(codec, plain, ChunkKind::Map, digest)
     }
 
-    fn add(&mut self, codec: &mut Codec, plain: &[u8], kind: ChunkKind, digest: ChunkDigest) -> Result<u32, CodecError> {
+    fn add(
+        &mut self,
+        codec: &mut Codec,
+        plain: &[u8],
+        kind: ChunkKind,
+        digest: ChunkDigest,
+    ) -> Result<u32, CodecError> {
         let start = self.buffer.len();
         let encoding = codec.encode(plain, &mut self.buffer)?;
         self.sealer.seal_tail(&mut self.buffer, start, false);
@@ -230,7 +262,13 @@ impl PackWriter {
         self.buffer.extend_from_slice(&self.len().to_le_bytes());
         self.buffer.extend_from_slice(&FOOTER_MAGIC);
         let tail_len = (self.buffer.len() - start) as u32;
-        SealedPack { id: self.id, name: self.name, bytes: Bytes::from(self.buffer), tail_len, table: self.table }
+        SealedPack {
+            id: self.id,
+            name: self.name,
+            bytes: Bytes::from(self.buffer),
+            tail_len,
+            table: self.table,
+        }
     }
 }
 
@@ -275,7 +313,8 @@ impl OpenPack {
         let opener = Opener::new(access, Kind::Pack, &name, &header)?;
         let mut table = body[body.len() - table_len..].to_vec();
         let plain = opener.open_in_place(u64::from(count), &mut table, true)?;
-        let table = PackTable::decode(plain).ok_or(SealError::Content { name: name.clone(), what: "pack table" })?;
+        let table =
+            PackTable::decode(plain).ok_or(SealError::Content { name: name.clone(), what: "pack table" })?;
         let end = table.chunks.last().map_or(0, |last| last.offset + u64::from(last.stored_len));
         if table.chunks.len() != count as usize || end + all != size {
             return Err(SealError::Length { name });
@@ -296,7 +335,9 @@ impl OpenPack {
         let info = &self.table.chunks[number as usize];
         let stored = self.opener.open_in_place(u64::from(number), sealed, false)?;
         let damaged = |what| SealError::Content { name: self.opener.name().clone(), what };
-        codec.decode(info.encoding, stored, info.plain_len as usize, plain).map_err(|_| damaged("chunk length"))?;
+        codec
+            .decode(info.encoding, stored, info.plain_len as usize, plain)
+            .map_err(|_| damaged("chunk length"))?;
         match check {
             Some(digester) if digester.chunk(plain, |_| ()) != info.digest => Err(damaged("chunk digest")),
             _ => Ok(()),
@@ -325,8 +366,12 @@ mod tests {
         let pack = writer.finish();
         let size = pack.bytes.len() as u64;
         let short_tail = &pack.bytes[pack.bytes.len() - FOOTER_LEN..];
-        assert!(matches!(OpenPack::from_tail(&access, pack.id, size, short_tail).unwrap(), Tail::Need(need) if need == u64::from(pack.tail_len)));
-        let Tail::Open(open) = OpenPack::from_tail(&access, pack.id, size, &pack.bytes).unwrap() else { panic!("whole") };
+        assert!(
+            matches!(OpenPack::from_tail(&access, pack.id, size, short_tail).unwrap(), Tail::Need(need) if need == u64::from(pack.tail_len))
+        );
+        let Tail::Open(open) = OpenPack::from_tail(&access, pack.id, size, &pack.bytes).unwrap() else {
+            panic!("whole")
+        };
         assert_eq!(open.table, pack.table);
         assert_eq!(open.table.page(0, 2), Some(digester.short_page(&first[2 * PAGE..])));
         assert_eq!((open.table.page(0, 3), open.table.page(1, 0)), (None, None));

@@ -1,5 +1,6 @@
 //! An open repository: storage, secrets and caches together.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -12,6 +13,7 @@ use storage::{Storage, StorageError};
 use crate::chunk::{Codec, Digester};
 use crate::content::{ContentError, Entry, Extent, decode_leaf, decode_page};
 use crate::description::{Description, DescriptionError};
+use crate::file_list::map_name;
 use crate::keys::{KeyError, Slot, SlotKey, SlotKind};
 use crate::layout::{self, PackId};
 use crate::local::{Drawer, LocalStore};
@@ -93,7 +95,9 @@ impl RepositoryError {
         match self {
             Self::Seal(SealError::NoPrivateKey { .. }) => false,
             Self::Seal(_) | Self::Content { .. } | Self::Missing { .. } => true,
-            Self::Storage(error) => matches!(error, StorageError::Truncated { .. } | StorageError::NotFound { .. }),
+            Self::Storage(error) => {
+                matches!(error, StorageError::Truncated { .. } | StorageError::NotFound { .. })
+            }
             _ => false,
         }
     }
@@ -160,14 +164,21 @@ impl Repository {
         let access = match secret {
             Secret::Writer(writer) => Access::Write(writer.clone()),
             Secret::Key(key) => Access::Full(open_with_key(&*storage, key).await?),
-            Secret::Passphrase(passphrase) => Access::Full(open_with_passphrase(&*storage, passphrase).await?),
+            Secret::Passphrase(passphrase) => {
+                Access::Full(open_with_passphrase(&*storage, passphrase).await?)
+            }
         };
         description.check(access.writer())?;
         Ok(Self::assemble(storage, description, access, local))
     }
 
     /// Puts a repository together from what was read and checked before.
-    pub fn assemble(storage: Arc<dyn Storage>, description: Description, access: Access, local: Option<&Path>) -> Self {
+    pub fn assemble(
+        storage: Arc<dyn Storage>,
+        description: Description,
+        access: Access,
+        local: Option<&Path>,
+    ) -> Self {
         Self {
             digester: Digester::new(access.writer()),
             local: LocalStore::new(local, access.writer()),
@@ -226,6 +237,13 @@ impl Repository {
             Err(StorageError::NotFound { .. }) => Err(RepositoryError::SlotRemoved { slot: id.to_owned() }),
             other => Ok(other?),
         }
+    }
+
+    /// Every pack that a listing shows, with the size of its object.
+    pub async fn pack_sizes(&self) -> Result<HashMap<PackId, u64>, RepositoryError> {
+        let entries = self.storage.list(layout::PACKS).await?;
+        let id = |entry: &storage::Entry| entry.name.as_str().rsplit('/').next().and_then(PackId::parse);
+        Ok(entries.iter().filter_map(|entry| Some((id(entry)?, entry.size))).collect())
     }
 
     /// Stores a finished pack and keeps its table.
@@ -288,7 +306,7 @@ impl Repository {
         if let Some(plain) = self.maps.lock().expect("no holder panics").get(&(id, chunk)) {
             return Ok(plain.clone());
         }
-        let name = format!("{id}-{chunk}");
+        let name = map_name(id, chunk);
         let plain = match self.local.get(Drawer::Maps, &name) {
             Some(plain) => plain,
             None => {
@@ -300,11 +318,6 @@ impl Repository {
         let plain = Arc::new(plain);
         self.maps.lock().expect("no holder panics").put((id, chunk), plain.clone());
         Ok(plain)
-    }
-
-    /// Keeps a map chunk that was just written, for a host that cannot read it back.
-    pub fn keep_map_chunk(&self, id: PackId, chunk: u32, plain: &[u8]) {
-        self.local.put(Drawer::Maps, &format!("{id}-{chunk}"), plain);
     }
 
     /// Reads, opens and checks one chunk.
@@ -323,7 +336,8 @@ impl Repository {
         let plain = self.map_chunk(at.pack, at.chunk).await?;
         let start = at.offset as usize;
         let range = start..start + at.length as usize;
-        let missing = || RepositoryError::Missing { pack: at.pack, what: format!("map at {}+{}", at.chunk, at.offset) };
+        let missing =
+            || RepositoryError::Missing { pack: at.pack, what: format!("map at {}+{}", at.chunk, at.offset) };
         Ok(plain.get(range).ok_or_else(missing)?.to_vec())
     }
 
@@ -335,7 +349,8 @@ impl Repository {
 
     /// The entries of a list page.
     pub async fn list_page(&self, page: &PageRef) -> Result<Vec<Entry>, RepositoryError> {
-        let at = page.extent().map_err(|source| RepositoryError::Content { place: "manifest".into(), source })?;
+        let at =
+            page.extent().map_err(|source| RepositoryError::Content { place: "manifest".into(), source })?;
         let bytes = self.map_bytes(at).await?;
         if self.digester.content(&bytes)[..] != page.digest[..] {
             return Err(content_error(at, ContentError { what: "list page of another digest" }));
@@ -350,12 +365,17 @@ fn content_error(at: Extent, source: ContentError) -> RepositoryError {
 
 async fn open_with_key(storage: &dyn Storage, key: &SlotKey) -> Result<Keyring, RepositoryError> {
     match storage.read_all(&layout::key_slot(key.slot()), SMALL_OBJECT).await {
-        Err(StorageError::NotFound { .. }) => Err(RepositoryError::SlotRemoved { slot: key.slot().to_owned() }),
+        Err(StorageError::NotFound { .. }) => {
+            Err(RepositoryError::SlotRemoved { slot: key.slot().to_owned() })
+        }
         other => Ok(Slot::decode(key.slot(), &other?)?.open_with_key(key)?),
     }
 }
 
-async fn open_with_passphrase(storage: &dyn Storage, passphrase: &SecretString) -> Result<Keyring, RepositoryError> {
+async fn open_with_passphrase(
+    storage: &dyn Storage,
+    passphrase: &SecretString,
+) -> Result<Keyring, RepositoryError> {
     let (slots, _) = read_slots(storage).await?;
     let mut refused = None;
     for slot in slots.iter().filter(|slot| slot.kind == SlotKind::Passphrase) {

@@ -102,7 +102,12 @@ pub struct Header {
 
 impl Header {
     /// Reads and authenticates the header at the start of `bytes`.
-    pub fn parse(writer: &WriterCredential, kind: Kind, name: &ObjectName, bytes: &[u8]) -> Result<Self, SealError> {
+    pub fn parse(
+        writer: &WriterCredential,
+        kind: Kind,
+        name: &ObjectName,
+        bytes: &[u8],
+    ) -> Result<Self, SealError> {
         let form = || SealError::Form { name: name.clone() };
         if bytes.len() < FIXED_LEN || bytes[..8] != MAGIC || bytes[9] != 0 {
             return Err(form());
@@ -149,8 +154,8 @@ impl Sealer {
         assert!(public.len() <= MAX_PUBLIC_LEN, "public bytes are few");
         let key = Zeroizing::new(random_bytes::<32>());
         let psk = writer.derive(Purpose::Psk);
-        let recipient =
-            <Kem as hpke::Kem>::PublicKey::from_bytes(&writer.public_key).expect("any 32 bytes are a public key");
+        let recipient = <Kem as hpke::Kem>::PublicKey::from_bytes(&writer.public_key)
+            .expect("any 32 bytes are a public key");
         let (encapsulated, wrapped) = hpke::single_shot_seal::<Aead, Kdf, Kem>(
             &hpke::OpModeS::Psk(psk_bundle(&psk)),
             &recipient,
@@ -209,7 +214,8 @@ impl Opener {
         let damaged = |_| SealError::NotAuthentic { name: name.clone(), what: "its key".into() };
         let psk = writer.derive(Purpose::Psk);
         let private = <Kem as hpke::Kem>::PrivateKey::from_bytes(&**private_key).map_err(damaged)?;
-        let encapsulated = <Kem as hpke::Kem>::EncappedKey::from_bytes(&header.encapsulated).map_err(damaged)?;
+        let encapsulated =
+            <Kem as hpke::Kem>::EncappedKey::from_bytes(&header.encapsulated).map_err(damaged)?;
         let place = place(writer, kind, name);
         let key = hpke::single_shot_open::<Aead, Kdf, Kem>(
             &hpke::OpModeR::Psk(psk_bundle(&psk)),
@@ -225,7 +231,12 @@ impl Opener {
     }
 
     /// Decrypts one frame in place; returns the plaintext's part of the buffer.
-    pub fn open_in_place<'b>(&self, number: u64, frame: &'b mut [u8], last: bool) -> Result<&'b mut [u8], SealError> {
+    pub fn open_in_place<'b>(
+        &self,
+        number: u64,
+        frame: &'b mut [u8],
+        last: bool,
+    ) -> Result<&'b mut [u8], SealError> {
         self.frames.open_in_place(number, frame, last).ok_or_else(|| SealError::NotAuthentic {
             name: self.name.clone(),
             what: format!("frame {number}"),
@@ -299,12 +310,22 @@ fn psk_bundle(psk: &[u8; 32]) -> hpke::PskBundle<'_> {
 fn header_mac(writer: &WriterCredential, name: &ObjectName, header: &[u8]) -> blake3::Hash {
     let name = name.as_str().as_bytes();
     let mut hasher = blake3::Hasher::new_keyed(&writer.derive(Purpose::HeaderMac));
-    hasher.update(&writer.repository.0).update(&(name.len() as u16).to_le_bytes()).update(name).update(header);
+    hasher
+        .update(&writer.repository.0)
+        .update(&(name.len() as u16).to_le_bytes())
+        .update(name)
+        .update(header);
     hasher.finalize()
 }
 
 /// Seals a whole stream: a header, then frames of at most 1 MiB of plaintext, each behind its length.
-pub fn seal_stream(writer: &WriterCredential, kind: Kind, name: &ObjectName, public: &[u8], content: &[u8]) -> Bytes {
+pub fn seal_stream(
+    writer: &WriterCredential,
+    kind: Kind,
+    name: &ObjectName,
+    public: &[u8],
+    content: &[u8],
+) -> Bytes {
     let mut sealer = Sealer::new(writer, kind, name, public);
     let mut object = sealer.header().to_vec();
     let mut pieces = content.chunks(MAX_FRAME).peekable();
@@ -322,7 +343,12 @@ pub fn seal_stream(writer: &WriterCredential, kind: Kind, name: &ObjectName, pub
 }
 
 /// Opens what [`seal_stream`] made; returns the header and the content.
-pub fn open_stream(access: &Access, kind: Kind, name: &ObjectName, object: &[u8]) -> Result<(Header, Vec<u8>), SealError> {
+pub fn open_stream(
+    access: &Access,
+    kind: Kind,
+    name: &ObjectName,
+    object: &[u8],
+) -> Result<(Header, Vec<u8>), SealError> {
     let header = Header::parse(access.writer(), kind, name, object)?;
     let opener = Opener::new(access, kind, name, &header)?;
     let mut content = Vec::with_capacity(object.len());

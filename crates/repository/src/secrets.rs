@@ -122,14 +122,20 @@ impl WriterCredential {
     /// The text of a writer credential file: one line, `pgkeep-writer-1:` and base64.
     pub fn to_text(&self) -> Zeroizing<String> {
         let bytes = self.encode(WRITER_FORM);
-        Zeroizing::new(format!("{WRITER_PREFIX}{}\n", base64::engine::general_purpose::STANDARD.encode(&*bytes)))
+        Zeroizing::new(format!(
+            "{WRITER_PREFIX}{}\n",
+            base64::engine::general_purpose::STANDARD.encode(&*bytes)
+        ))
     }
 
     /// Reads what [`WriterCredential::to_text`] writes.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let form = SecretError::Form { expected: "writer credential" };
         let encoded = text.trim().strip_prefix(WRITER_PREFIX).ok_or(form.clone())?;
-        let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).map(Zeroizing::new).map_err(|_| form.clone())?;
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(encoded)
+            .map(Zeroizing::new)
+            .map_err(|_| form.clone())?;
         match bytes.split_first() {
             Some((&WRITER_FORM, rest)) if rest.len() == 80 => Ok(Self::decode(rest)),
             _ => Err(form),
@@ -186,10 +192,12 @@ impl Keyring {
         if rest.len() != 112 {
             return Err(form);
         }
-        let keyring =
-            Self { writer: WriterCredential::decode(&rest[..80]), private_key: Zeroizing::new(array(&rest[80..])) };
-        let private =
-            <Kem as hpke::Kem>::PrivateKey::from_bytes(&*keyring.private_key).map_err(|_| SecretError::Mismatch)?;
+        let keyring = Self {
+            writer: WriterCredential::decode(&rest[..80]),
+            private_key: Zeroizing::new(array(&rest[80..])),
+        };
+        let private = <Kem as hpke::Kem>::PrivateKey::from_bytes(&*keyring.private_key)
+            .map_err(|_| SecretError::Mismatch)?;
         if array::<32>(&Kem::sk_to_pk(&private).to_bytes()) != keyring.writer.public_key {
             return Err(SecretError::Mismatch);
         }
@@ -200,7 +208,8 @@ impl Keyring {
     #[doc(hidden)]
     pub fn for_test_vectors(seed: u8) -> Self {
         let private_bytes = [seed; 32];
-        let private = <Kem as hpke::Kem>::PrivateKey::from_bytes(&private_bytes).expect("any 32 bytes are a key");
+        let private =
+            <Kem as hpke::Kem>::PrivateKey::from_bytes(&private_bytes).expect("any 32 bytes are a key");
         let writer = WriterCredential {
             repository: RepositoryId([seed ^ 0x55; 16]),
             public_key: array(&Kem::sk_to_pk(&private).to_bytes()),

@@ -1,0 +1,344 @@
+//! The collector: puts what the workers did into path order, and writes the file list and the partial manifests.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use repository::PackId;
+use repository::content::{Content, Entry, EntryKind, Extent, LEAF_SPAN};
+use repository::file_list::{FileList, FileListWriter};
+use repository::manifest::{Manifest, PackRef, PageFinding, PageRef, Totals};
+use tokio::runtime::Handle;
+
+use super::earlier::EarlierPacks;
+use super::error::{BackupError, display_path};
+use super::upload::Uploader;
+use super::worker::{SpanDone, leaf_span};
+use super::{Context, MAX_SPAN_FINDINGS};
+
+/// A partial manifest is written when so much was stored, or so much time has passed, since the last one.
+const PARTIAL_BYTES: u64 = 512 << 20;
+const PARTIAL_TIME: Duration = Duration::from_secs(60);
+
+/// One numbered piece of work after it was done.
+pub(crate) enum Outcome {
+    /// Directories, links and files that are what they were.
+    Ready(Vec<Entry>),
+    /// Spans that were read.
+    Read(Vec<SpanDone>),
+}
+
+/// What the collector leaves for the manifest.
+pub(crate) struct Collected {
+    pub(crate) list: FileList,
+    pub(crate) live: HashMap<PackId, u64>,
+    pub(crate) totals: Totals,
+    pub(crate) findings: Vec<PageFinding>,
+    pub(crate) findings_left_out: u64,
+    pub(crate) vanished: Vec<String>,
+}
+
+pub(crate) struct Collector<'c> {
+    context: &'c Context,
+    uploader: Uploader,
+    handle: Handle,
+    list: FileListWriter,
+    /// The partial manifests' shape: everything but pages and packs.
+    partial: Manifest,
+    waiting: BTreeMap<u64, Outcome>,
+    next: u64,
+    file: Option<OpenFileEntry>,
+    live: HashMap<PackId, u64>,
+    totals: Totals,
+    findings: Vec<PageFinding>,
+    findings_left_out: u64,
+    vanished: Vec<String>,
+    fresh: Vec<Entry>,
+    fresh_spans: HashMap<Vec<u8>, Vec<Vec<Extent>>>,
+    partials: u32,
+    partial_at: (Instant, u64),
+}
+
+/// A file some of whose spans were read.
+struct OpenFileEntry {
+    spans: Vec<Vec<Extent>>,
+    size: u64,
+    crc32c: u32,
+    ended: bool,
+    new: bool,
+}
+
+impl<'c> Collector<'c> {
+    pub(crate) fn new(
+        context: &'c Context,
+        uploader: Uploader,
+        handle: Handle,
+        known: &[PageRef],
+        partial: Manifest,
+    ) -> Self {
+        Self {
+            list: list_writer(context, known),
+            context,
+            uploader,
+            handle,
+            partial,
+            waiting: BTreeMap::new(),
+            next: 0,
+            file: None,
+            live: HashMap::new(),
+            totals: Totals::default(),
+            findings: Vec::new(),
+            findings_left_out: 0,
+            vanished: Vec::new(),
+            fresh: Vec::new(),
+            fresh_spans: HashMap::new(),
+            partials: 0,
+            partial_at: (Instant::now(), 0),
+        }
+    }
+
+    /// Takes an outcome; whatever is next in order is written.
+    pub(crate) fn take(&mut self, number: u64, outcome: Outcome) -> Result<(), BackupError> {
+        self.waiting.insert(number, outcome);
+        while let Some(outcome) = self.waiting.remove(&self.next) {
+            self.next += 1;
+            match outcome {
+                Outcome::Ready(entries) => entries.into_iter().try_for_each(|entry| self.unchanged(entry))?,
+                Outcome::Read(spans) => spans.into_iter().try_for_each(|span| self.span(span))?,
+            }
+        }
+        self.list.take_finished().into_iter().for_each(|pack| self.uploader.submit(pack));
+        self.maybe_partial()
+    }
+
+    fn unchanged(&mut self, entry: Entry) -> Result<(), BackupError> {
+        if entry.kind == EntryKind::File {
+            self.totals.files += 1;
+            self.totals.bytes += entry.size;
+            match &entry.content {
+                Content::Inline(extents) => count(&mut self.live, extents),
+                Content::Leaves(leaves) => {
+                    count(&mut self.live, leaves);
+                    for (index, leaf) in leaves.iter().enumerate() {
+                        let span = leaf_span(entry.size, index as u32);
+                        let extents = self.handle.block_on(self.context.repository.leaf(*leaf, span))?;
+                        count(&mut self.live, &extents);
+                    }
+                }
+            }
+        }
+        Ok(self.list.add_entry(entry)?)
+    }
+
+    fn span(&mut self, done: SpanDone) -> Result<(), BackupError> {
+        let file = self.file.get_or_insert_with(|| OpenFileEntry {
+            spans: Vec::new(),
+            size: 0,
+            crc32c: 0,
+            ended: false,
+            new: false,
+        });
+        self.totals.bytes_read += done.length;
+        self.totals.bytes_new += done.new_bytes;
+        self.totals.pages_verified += done.pages_verified;
+        self.findings_left_out += done.findings_left_out;
+        self.findings.extend(done.findings);
+        let vanished = done.vanished && done.index == 0;
+        // A file that was truncated while it was read ends at its first short span, whatever came after: the WAL has
+        // both the truncation and what was written later.
+        if !file.ended && !done.vanished {
+            file.crc32c = crc32c::crc32c_combine(file.crc32c, done.crc32c, done.length as usize);
+            file.size += done.length;
+            file.new |= done.new_bytes > 0;
+            count(&mut self.live, &done.extents);
+            file.spans.push(done.extents);
+            file.ended = done.length < LEAF_SPAN;
+        }
+        if done.index + 1 < done.job.spans() {
+            return Ok(());
+        }
+        let file = self.file.take().expect("it was just there");
+        if vanished { self.gone(&done.job.found.path) } else { self.read_file(&done.job.found, file) }
+    }
+
+    /// A file that went away between listing and reading: normal for what the server drops, fatal for what it never does.
+    fn gone(&mut self, path: &[u8]) -> Result<(), BackupError> {
+        if path == b"PG_VERSION" || path == b"global/pg_filenode.map" {
+            return Err(BackupError::Vanished { path: display_path(path) });
+        }
+        if pg::datadir::RelationFile::parse(path).is_none() && self.vanished.len() < MAX_SPAN_FINDINGS {
+            self.vanished.push(display_path(path));
+        }
+        Ok(())
+    }
+
+    fn read_file(
+        &mut self,
+        found: &server::files::FoundFile,
+        file: OpenFileEntry,
+    ) -> Result<(), BackupError> {
+        self.totals.files += 1;
+        self.totals.bytes += file.size;
+        let mut entry = Entry {
+            path: found.path.clone(),
+            kind: EntryKind::File,
+            mode: found.mode,
+            size: file.size,
+            mtime_ns: found.mtime_ns,
+            ctime_ns: found.ctime_ns,
+            inode: found.inode,
+            crc32c: file.crc32c,
+            content: Content::Inline(Vec::new()),
+            target: Vec::new(),
+        };
+        if file.new {
+            self.fresh_spans.insert(entry.path.clone(), file.spans.clone());
+            self.fresh.push(entry.clone());
+        }
+        entry.content = store_content(&mut self.list, file.size, file.spans, &mut self.live)?;
+        Ok(self.list.add_entry(entry)?)
+    }
+
+    /// Writes a partial manifest of the files stored since the last one, as far as their packs are durable.
+    fn maybe_partial(&mut self) -> Result<(), BackupError> {
+        let (since, stored) = self.partial_at;
+        let due = self.uploader.stored_bytes() >= stored + PARTIAL_BYTES || since.elapsed() >= PARTIAL_TIME;
+        if !due || self.fresh.is_empty() {
+            return Ok(());
+        }
+        self.partial_at = (Instant::now(), self.uploader.stored_bytes());
+        let is_durable = |entry: &Entry| {
+            let packs: Vec<PackId> =
+                self.fresh_spans[&entry.path].iter().flatten().map(|extent| extent.pack).collect();
+            packs
+                .iter()
+                .all(|pack| self.context.tail_lens.contains_key(pack) || self.uploader.are_durable(&[*pack]))
+        };
+        let count_ready = self.fresh.iter().take_while(|entry| is_durable(entry)).count();
+        let entries: Vec<Entry> = self.fresh.drain(..count_ready).collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.write_partial(entries)
+    }
+
+    fn write_partial(&mut self, entries: Vec<Entry>) -> Result<(), BackupError> {
+        let mut live = HashMap::new();
+        let mut list = list_writer(self.context, &[]);
+        for mut entry in entries {
+            let spans = self.fresh_spans.remove(&entry.path).unwrap_or_default();
+            spans.iter().for_each(|extents| count(&mut live, extents));
+            entry.content = store_content(&mut list, entry.size, spans, &mut live)?;
+            list.add_entry(entry)?;
+        }
+        let list = list.finish()?;
+        for pack in &list.packs {
+            live.entry(pack.id).or_default();
+        }
+        let mut manifest = self.partial.clone();
+        let own: HashMap<PackId, PackRef> = list
+            .packs
+            .iter()
+            .map(|pack| (pack.id, PackRef::new(pack.id, pack.bytes.len() as u64, pack.tail_len)))
+            .collect();
+        for pack in list.packs {
+            self.handle.block_on(self.context.repository.store_pack(pack))?;
+        }
+        manifest.pages = list.pages;
+        let reference = |id: &PackId| {
+            own.get(id)
+                .cloned()
+                .or_else(|| self.uploader.reference(*id))
+                .or_else(|| self.context.references.get(id).cloned())
+        };
+        manifest.packs = live.keys().filter_map(reference).collect();
+        self.partials += 1;
+        Ok(self.handle.block_on(self.context.repository.publish_partial(
+            &self.context.cluster,
+            &manifest,
+            self.partials,
+        ))?)
+    }
+
+    /// Ends the file list.
+    pub(crate) fn finish(mut self) -> Result<Collected, BackupError> {
+        assert!(self.waiting.is_empty(), "every piece of work has an outcome before the collector ends");
+        let list = self.list.finish()?;
+        let pages_live: Vec<Extent> = list.pages.iter().filter_map(|page| page.extent().ok()).collect();
+        count(&mut self.live, &pages_live);
+        Ok(Collected {
+            list,
+            live: self.live,
+            totals: self.totals,
+            findings: self.findings,
+            findings_left_out: self.findings_left_out,
+            vanished: self.vanished,
+        })
+    }
+}
+
+/// The packs of a manifest, with how much of each it names.
+pub(crate) fn pack_refs(
+    live: &HashMap<PackId, u64>,
+    uploader: &Uploader,
+    earlier: &EarlierPacks,
+) -> Result<Vec<PackRef>, repository::RepositoryError> {
+    let mut packs: Vec<(PackId, u64)> = live.iter().map(|(id, bytes)| (*id, *bytes)).collect();
+    packs.sort();
+    let reference = |(id, bytes): (PackId, u64)| {
+        let known = uploader.reference(id).or_else(|| earlier.references.get(&id).cloned());
+        let missing = || repository::RepositoryError::Missing { pack: id, what: "record of its size".into() };
+        known
+            .map(|mut pack| {
+                pack.live = bytes;
+                pack
+            })
+            .ok_or_else(missing)
+    };
+    packs.into_iter().map(reference).collect()
+}
+
+fn list_writer(context: &Context, known: &[PageRef]) -> FileListWriter {
+    let repository = &context.repository;
+    FileListWriter::new(repository.access().writer(), repository.local(), context.level, known)
+}
+
+fn count(live: &mut HashMap<PackId, u64>, extents: &[Extent]) {
+    for extent in extents {
+        *live.entry(extent.pack).or_default() += extent.length;
+    }
+}
+
+/// A file's content as its entry names it: extents for a small one, leaves for a large one.
+fn store_content(
+    list: &mut FileListWriter,
+    size: u64,
+    mut spans: Vec<Vec<Extent>>,
+    live: &mut HashMap<PackId, u64>,
+) -> Result<Content, BackupError> {
+    spans.truncate(size.div_ceil(LEAF_SPAN) as usize);
+    if size <= LEAF_SPAN {
+        return Ok(Content::Inline(spans.pop().unwrap_or_default()));
+    }
+    let mut leaves = Vec::with_capacity(spans.len());
+    for extents in spans {
+        leaves.push(list.add_leaf(&extents)?);
+    }
+    count(live, &leaves);
+    Ok(Content::Leaves(leaves))
+}
+
+/// An entry for a directory or a tablespace link.
+pub(crate) fn plain_entry(found: &server::files::FoundFile, kind: EntryKind, target: Vec<u8>) -> Entry {
+    Entry {
+        path: found.path.clone(),
+        kind,
+        mode: found.mode,
+        size: 0,
+        mtime_ns: 0,
+        ctime_ns: 0,
+        inode: 0,
+        crc32c: 0,
+        content: Content::Inline(Vec::new()),
+        target,
+    }
+}

@@ -1,0 +1,224 @@
+//! Copying the files: a planner lists and compares, workers read, the collector writes the file list.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use repository::content::EntryKind;
+use repository::manifest::{Manifest, PageRef};
+use server::files::{FileKind, FileSource, FoundFile};
+use tokio::runtime::Handle;
+
+use super::Context;
+use super::collect::{Collected, Collector, Outcome, plain_entry};
+use super::earlier::{Earlier, EarlierPacks, EarlierStreams, Verdict};
+use super::error::BackupError;
+use super::upload::Uploader;
+use super::worker::{FileJob, Worker};
+use crate::monitor::{Event, Monitor};
+
+/// One piece of work has at most so many bytes and spans, so that small files do not cost a hand-over each.
+const WORK_BYTES: u64 = 4 << 20;
+const WORK_SPANS: usize = 64;
+/// Entries that need no reading are handed to the collector in groups.
+const READY_GROUP: usize = 256;
+
+struct Work {
+    number: u64,
+    spans: Vec<(Arc<FileJob>, u32)>,
+}
+
+/// Everything that the copying leaves.
+pub(crate) struct Copied {
+    pub(crate) collected: Collected,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Copies every file of the source. Runs on the calling thread and on as many as the context has workers.
+#[allow(clippy::too_many_arguments, reason = "the parts of one backup, each of another kind")]
+pub(crate) fn copy_files(
+    context: &Context,
+    source: &dyn FileSource,
+    earlier: &[Earlier],
+    packs: &EarlierPacks,
+    known: &[PageRef],
+    partial: Manifest,
+    uploader: &Uploader,
+    handle: &Handle,
+    monitor: &dyn Monitor,
+) -> Result<Copied, BackupError> {
+    let (work_in, work_out) = bounded::<Work>(context.workers * 2);
+    let (done_in, done_out) = bounded::<(u64, Outcome)>(256);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..context.workers)
+            .map(|_| {
+                let (work, done) = (work_out.clone(), done_in.clone());
+                let worker = Worker::new(context, source, uploader.clone(), handle.clone());
+                scope.spawn(move || run_worker(worker, &work, &done, uploader, &context.stop, monitor))
+            })
+            .collect();
+        let planner = {
+            let handle = handle.clone();
+            scope.spawn(move || {
+                let streams = EarlierStreams::open(&context.repository, earlier, packs, handle)?;
+                let mut planner = Planner {
+                    context,
+                    streams,
+                    work: work_in,
+                    done: done_in,
+                    number: 0,
+                    spans: Vec::new(),
+                    ready: Vec::new(),
+                    bytes: 0,
+                };
+                let result = planner.run(source);
+                if result.is_err() {
+                    context.stop.store(true, Ordering::Release);
+                }
+                result
+            })
+        };
+        drop(work_out);
+        let mut collector = Collector::new(context, uploader.clone(), handle.clone(), known, partial);
+        let mut failure = None;
+        for (number, outcome) in &done_out {
+            if failure.is_none()
+                && let Err(error) = collector.take(number, outcome)
+            {
+                context.stop.store(true, Ordering::Release);
+                failure = Some(error);
+            }
+        }
+        let planned = planner.join().expect("the planner does not panic");
+        for worker in workers {
+            worker.join().expect("a worker does not panic")?;
+        }
+        let warnings = planned?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        uploader.wait()?;
+        Ok(Copied { collected: collector.finish()?, warnings })
+    })
+}
+
+fn run_worker(
+    mut worker: Worker<'_>,
+    work: &Receiver<Work>,
+    done: &Sender<(u64, Outcome)>,
+    uploader: &Uploader,
+    stop: &AtomicBool,
+    monitor: &dyn Monitor,
+) -> Result<(), BackupError> {
+    for piece in work {
+        if stop.load(Ordering::Acquire) || uploader.failed() {
+            stop.store(true, Ordering::Release);
+            return Ok(());
+        }
+        let mut spans = Vec::with_capacity(piece.spans.len());
+        for (job, index) in &piece.spans {
+            match worker.span(job, *index) {
+                Ok(span) => {
+                    monitor.event(Event::Advanced { bytes: span.length });
+                    spans.push(span);
+                }
+                Err(error) => {
+                    stop.store(true, Ordering::Release);
+                    return Err(error);
+                }
+            }
+        }
+        if done.send((piece.number, Outcome::Read(spans))).is_err() {
+            return Ok(());
+        }
+    }
+    worker.finish()
+}
+
+struct Planner<'p> {
+    context: &'p Context,
+    streams: EarlierStreams<'p>,
+    work: Sender<Work>,
+    done: Sender<(u64, Outcome)>,
+    number: u64,
+    spans: Vec<(Arc<FileJob>, u32)>,
+    bytes: u64,
+    ready: Vec<repository::content::Entry>,
+}
+
+impl Planner<'_> {
+    fn run(&mut self, source: &dyn FileSource) -> Result<Vec<String>, BackupError> {
+        let mut failure = None;
+        let warnings = source.walk(&mut |found| match self.plan(found) {
+            Ok(()) if self.context.stop.load(Ordering::Acquire) => ControlFlow::Break(()),
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        self.hand_over_spans();
+        self.hand_over_ready();
+        Ok(warnings.iter().map(ToString::to_string).collect())
+    }
+
+    fn plan(&mut self, found: FoundFile) -> Result<(), BackupError> {
+        match &found.kind {
+            FileKind::Directory => self.ready(plain_entry(&found, EntryKind::Directory, Vec::new())),
+            FileKind::Symlink { target } => {
+                self.ready(plain_entry(&found, EntryKind::TablespaceLink, target.clone()));
+            }
+            FileKind::File if found.path == pg::datadir::CONTROL_FILE => {}
+            FileKind::File => match self.streams.verdict(&found, &self.context.repository)? {
+                Verdict::Unchanged(entry) => self.ready(entry),
+                Verdict::Read(candidates) => self.read(found, candidates),
+            },
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, entry: repository::content::Entry) {
+        self.hand_over_spans();
+        self.ready.push(entry);
+        if self.ready.len() >= READY_GROUP {
+            self.hand_over_ready();
+        }
+    }
+
+    fn read(&mut self, found: FoundFile, candidates: Vec<repository::content::Entry>) {
+        self.hand_over_ready();
+        let size = found.size;
+        let job = Arc::new(FileJob { found, candidates });
+        let mut indexes: VecDeque<u32> = (0..job.spans()).collect();
+        while let Some(index) = indexes.pop_front() {
+            self.spans.push((job.clone(), index));
+            self.bytes += size.min(repository::content::LEAF_SPAN);
+            if self.bytes >= WORK_BYTES || self.spans.len() >= WORK_SPANS {
+                self.hand_over_spans();
+            }
+        }
+    }
+
+    fn hand_over_spans(&mut self) {
+        self.bytes = 0;
+        if !self.spans.is_empty() {
+            let work = Work { number: self.number, spans: std::mem::take(&mut self.spans) };
+            self.number += 1;
+            // Nobody takes work any more only after a failure, which its thread reports.
+            drop(self.work.send(work));
+        }
+    }
+
+    fn hand_over_ready(&mut self) {
+        if !self.ready.is_empty() {
+            let ready = Outcome::Ready(std::mem::take(&mut self.ready));
+            drop(self.done.send((self.number, ready)));
+            self.number += 1;
+        }
+    }
+}

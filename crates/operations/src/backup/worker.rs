@@ -1,0 +1,368 @@
+//! A worker: reads a region, checks its pages, compares them with the parent's, gathers what changed into chunks.
+//!
+//! One worker does everything to its region before it takes the next, with buffers and contexts of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pg::datadir::{self, RelationFile};
+use pg::page::{self, Verdict};
+use repository::chunk::{Codec, MAX_CHUNK, PAGE, PageDigest, short};
+use repository::content::{Content, Entry, Extent, ExtentBuilder, LEAF_SPAN};
+use repository::manifest::PageFinding;
+use repository::pack::{PackTable, PackWriter};
+use server::files::{FileSource, FilesError, FoundFile, OpenFile};
+use tokio::runtime::Handle;
+
+use super::error::{BackupError, display_path};
+use super::upload::Uploader;
+use super::{Context, MAX_SPAN_FINDINGS};
+
+/// One file to be read.
+pub(crate) struct FileJob {
+    pub(crate) found: FoundFile,
+    /// What earlier backups stored of this file, the likeliest first.
+    pub(crate) candidates: Vec<Entry>,
+}
+
+impl FileJob {
+    pub(crate) fn spans(&self) -> u32 {
+        self.found.size.div_ceil(LEAF_SPAN).max(1) as u32
+    }
+}
+
+/// One span of a file after it was read.
+pub(crate) struct SpanDone {
+    pub(crate) job: Arc<FileJob>,
+    pub(crate) index: u32,
+    pub(crate) extents: Vec<Extent>,
+    /// Bytes read; fewer than the span has when the file was truncated meanwhile.
+    pub(crate) length: u64,
+    pub(crate) crc32c: u32,
+    pub(crate) new_bytes: u64,
+    pub(crate) pages_verified: u64,
+    pub(crate) findings: Vec<PageFinding>,
+    /// Findings past the limit of those that are listed.
+    pub(crate) findings_left_out: u64,
+    /// The file was not there any more.
+    pub(crate) vanished: bool,
+}
+
+/// Where a page of an earlier backup is.
+struct PageAt {
+    extent: Extent,
+    chunk_len: u32,
+    digest: PageDigest,
+}
+
+pub(crate) struct Worker<'c> {
+    context: &'c Context,
+    source: &'c dyn FileSource,
+    uploader: Uploader,
+    handle: Handle,
+    codec: Codec,
+    region: Vec<u8>,
+    pack: Option<PackWriter>,
+    chunk: Vec<u8>,
+    digests: Vec<[u8; 32]>,
+    open: Option<(Vec<u8>, Box<dyn OpenFile>)>,
+}
+
+impl<'c> Worker<'c> {
+    pub(crate) fn new(
+        context: &'c Context,
+        source: &'c dyn FileSource,
+        uploader: Uploader,
+        handle: Handle,
+    ) -> Self {
+        Self {
+            context,
+            source,
+            uploader,
+            handle,
+            codec: Codec::new(context.level),
+            region: vec![0; MAX_CHUNK],
+            pack: None,
+            chunk: Vec::with_capacity(MAX_CHUNK),
+            digests: Vec::with_capacity(MAX_CHUNK / PAGE),
+            open: None,
+        }
+    }
+
+    /// Reads one span of a file.
+    pub(crate) fn span(&mut self, job: &Arc<FileJob>, index: u32) -> Result<SpanDone, BackupError> {
+        let mut done = SpanDone {
+            job: job.clone(),
+            index,
+            extents: Vec::new(),
+            length: 0,
+            crc32c: 0,
+            new_bytes: 0,
+            pages_verified: 0,
+            findings: Vec::new(),
+            findings_left_out: 0,
+            vanished: false,
+        };
+        let path = &job.found.path;
+        let Some(file) = self.open_file(path)? else {
+            done.vanished = true;
+            return Ok(done);
+        };
+        let start = u64::from(index) * LEAF_SPAN;
+        let end = (start + LEAF_SPAN).min(job.found.size);
+        let earlier = self.earlier_pages(job, index);
+        let first_block = self.first_block(path);
+        let mut builder = ExtentBuilder::default();
+        let mut at = start;
+        while at < end {
+            let wanted = (end - at).min(MAX_CHUNK as u64) as usize;
+            let mut region = std::mem::take(&mut self.region);
+            let len = file.read_at(at, &mut region[..wanted])?;
+            if let Some(first_block) = first_block {
+                let block = first_block + (at / PAGE as u64) as u32;
+                self.verify(&*file, path, &mut region[..len], at, block, &mut done)?;
+            }
+            done.crc32c = crc32c::crc32c_append(done.crc32c, &region[..len]);
+            // A short last page is compared and stored as a whole one, filled up with zeros.
+            let padded = len.next_multiple_of(PAGE);
+            region[len..padded].fill(0);
+            let stored = self.store_pages(
+                &region[..padded],
+                len,
+                (at - start) as usize / PAGE,
+                &earlier,
+                &mut builder,
+            );
+            self.region = region;
+            done.new_bytes += stored?;
+            done.length += len as u64;
+            at += len as u64;
+            if len < wanted {
+                break;
+            }
+        }
+        done.extents = builder.finish();
+        self.open = (u64::from(index) + 1 < u64::from(job.spans())).then(|| (path.clone(), file));
+        Ok(done)
+    }
+
+    /// Opens a file, or takes the one that the last span left open; `None` if it is gone.
+    fn open_file(&mut self, path: &[u8]) -> Result<Option<Box<dyn OpenFile>>, BackupError> {
+        if let Some((open_path, file)) = self.open.take()
+            && open_path == path
+        {
+            return Ok(Some(file));
+        }
+        match self.source.open(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.is_vanished() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The block number of a file's first page, for files whose pages carry checksums.
+    fn first_block(&self, path: &[u8]) -> Option<u32> {
+        if !self.context.verify_checksums || !datadir::has_page_checksums(path) {
+            return None;
+        }
+        let relation = RelationFile::parse(path)?;
+        datadir::first_block(relation.segment, self.context.segment_blocks)
+    }
+
+    /// Checks the pages' checksums; a page that was being written while it was read is read again.
+    fn verify(
+        &mut self,
+        file: &dyn OpenFile,
+        path: &[u8],
+        region: &mut [u8],
+        offset: u64,
+        first_block: u32,
+        done: &mut SpanDone,
+    ) -> Result<(), BackupError> {
+        for (number, page) in region.chunks_exact_mut(PAGE).enumerate() {
+            let block = first_block + number as u32;
+            done.pages_verified += 1;
+            let Verdict::Mismatch { .. } = page::verify(page, block) else { continue };
+            let at = offset + (number * PAGE) as u64;
+            let settled = self.settle(file, page, at, block)?;
+            let Verdict::Mismatch { expected, found, lsn } = settled else { continue };
+            if done.findings.len() >= MAX_SPAN_FINDINGS {
+                done.findings_left_out += 1;
+            } else {
+                done.findings.push(PageFinding {
+                    path: path.to_vec(),
+                    block,
+                    lsn,
+                    found: u32::from(found),
+                    computed: u32::from(expected),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a page with a wrong checksum again, and gives the verdict that stays. A page whose LSN is past the start of
+    /// the backup is not waited for: whether the WAL repairs it is known when the backup's end is.
+    fn settle(
+        &self,
+        file: &dyn OpenFile,
+        page: &mut [u8],
+        at: u64,
+        block: u32,
+    ) -> Result<Verdict, FilesError> {
+        for pause_ms in [0, 2, 20, 100] {
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            if file.read_at(at, page)? < PAGE {
+                // Truncated meanwhile; the WAL says so too.
+                page.fill(0);
+                return Ok(Verdict::New);
+            }
+            match page::verify(page, block) {
+                Verdict::Mismatch { lsn, .. } if lsn < self.context.start_lsn => {}
+                settled => return Ok(settled),
+            }
+        }
+        Ok(page::verify(page, block))
+    }
+
+    /// Where earlier backups have the pages of a span: for each candidate a list, in page order.
+    fn earlier_pages(&self, job: &FileJob, index: u32) -> Vec<Vec<PageAt>> {
+        let mut lists = Vec::new();
+        for entry in &job.candidates {
+            match self.expand(entry, index) {
+                Ok(pages) => lists.push(pages),
+                // Not needed: what cannot be compared is stored anew.
+                Err(error) => {
+                    let path = display_path(&entry.path);
+                    tracing::warn!(%path, %error, "an earlier backup of this file cannot be compared with; it is stored anew");
+                }
+            }
+        }
+        lists
+    }
+
+    fn expand(&self, entry: &Entry, index: u32) -> Result<Vec<PageAt>, repository::RepositoryError> {
+        let repository = &self.context.repository;
+        let extents = match &entry.content {
+            Content::Inline(extents) if index == 0 => extents.clone(),
+            Content::Inline(_) => Vec::new(),
+            Content::Leaves(leaves) => match leaves.get(index as usize) {
+                Some(&leaf) => self.handle.block_on(repository.leaf(leaf, leaf_span(entry.size, index)))?,
+                None => Vec::new(),
+            },
+        };
+        let mut pages = Vec::new();
+        let mut last: Option<(repository::PackId, Arc<PackTable>)> = None;
+        for extent in extents {
+            let table = match &last {
+                Some((pack, table)) if *pack == extent.pack => table.clone(),
+                _ => {
+                    let tail_len = self.context.tail_lens.get(&extent.pack).copied();
+                    self.handle.block_on(repository.table(extent.pack, tail_len))?
+                }
+            };
+            last = Some((extent.pack, table.clone()));
+            expand_extent(&table, extent, &mut pages)?;
+        }
+        Ok(pages)
+    }
+
+    /// Stores the pages of a region that no earlier backup has, and notes where each page is. `len` is the region's
+    /// length without padding. Returns the bytes stored.
+    fn store_pages(
+        &mut self,
+        region: &[u8],
+        len: usize,
+        first_page: usize,
+        earlier: &[Vec<PageAt>],
+        builder: &mut ExtentBuilder,
+    ) -> Result<u64, BackupError> {
+        let mut new_bytes = 0;
+        for (number, page) in region.chunks_exact(PAGE).enumerate() {
+            let digest = self.context.repository.digester().page(page);
+            let length = PAGE.min(len - number * PAGE) as u64;
+            let known = earlier
+                .iter()
+                .filter_map(|pages| pages.get(first_page + number))
+                .find(|at| at.digest == short(&digest));
+            match known {
+                Some(at) => builder.push(Extent { length, ..at.extent }, at.chunk_len),
+                None => {
+                    builder.push(self.add_page(page, digest, length)?, MAX_CHUNK as u32);
+                    new_bytes += PAGE as u64;
+                }
+            }
+        }
+        Ok(new_bytes)
+    }
+
+    fn add_page(&mut self, page: &[u8], digest: [u8; 32], length: u64) -> Result<Extent, BackupError> {
+        let writer = self.context.repository.access().writer();
+        let pack = self.pack.get_or_insert_with(|| PackWriter::new(writer, Vec::new()));
+        let at = Extent { pack: pack.id(), chunk: pack.len(), offset: self.chunk.len() as u32, length };
+        self.chunk.extend_from_slice(page);
+        self.digests.push(digest);
+        if self.chunk.len() == MAX_CHUNK {
+            self.end_chunk()?;
+        }
+        Ok(at)
+    }
+
+    fn end_chunk(&mut self) -> Result<(), BackupError> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let mut pack = self.pack.take().expect("a chunk with pages has its pack");
+        pack.add_pages(&mut self.codec, self.context.repository.digester(), &self.chunk, &self.digests)?;
+        self.chunk.clear();
+        self.digests.clear();
+        if pack.is_full() {
+            self.uploader.submit(pack.finish());
+        } else {
+            self.pack = Some(pack);
+        }
+        Ok(())
+    }
+
+    /// Ends the worker's last chunk and pack.
+    pub(crate) fn finish(mut self) -> Result<(), BackupError> {
+        self.end_chunk()?;
+        if let Some(pack) = self.pack.take().filter(|pack| !pack.is_empty()) {
+            self.uploader.submit(pack.finish());
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that leaf `index` of a file of `size` bytes covers.
+pub(crate) fn leaf_span(size: u64, index: u32) -> u64 {
+    (size - (u64::from(index) * LEAF_SPAN).min(size)).min(LEAF_SPAN)
+}
+
+fn expand_extent(
+    table: &PackTable,
+    extent: Extent,
+    pages: &mut Vec<PageAt>,
+) -> Result<(), repository::RepositoryError> {
+    let missing = |chunk: u32| repository::RepositoryError::Missing {
+        pack: extent.pack,
+        what: format!("chunk {chunk}"),
+    };
+    let (mut chunk, mut offset, mut rest) = (extent.chunk, extent.offset, extent.length);
+    while rest > 0 {
+        let chunk_len = table.chunks.get(chunk as usize).ok_or_else(|| missing(chunk))?.plain_len;
+        while offset < chunk_len && rest > 0 {
+            let digest = table.page(chunk, offset / PAGE as u32).ok_or_else(|| missing(chunk))?;
+            let length = rest.min(PAGE as u64);
+            pages.push(PageAt {
+                extent: Extent { pack: extent.pack, chunk, offset, length },
+                chunk_len,
+                digest,
+            });
+            offset += PAGE as u32;
+            rest -= length;
+        }
+        (chunk, offset) = (chunk + 1, 0);
+    }
+    Ok(())
+}
