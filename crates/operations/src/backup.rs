@@ -21,7 +21,7 @@ use pg::control::ControlFile;
 use repository::archive::Identity;
 use repository::backups::Predecessor;
 use repository::manifest::{
-    BackupKind, MAX_FINDINGS, Manifest, PackRef, ServerRecord, Span, TablespaceRecord,
+    BackupKind, ConfigFile, MAX_FINDINGS, Manifest, PackRef, ServerRecord, Span, TablespaceRecord,
 };
 use repository::{ClusterName, PackId, Repository};
 use server::backup::{BackupSession, Started, Stopped};
@@ -35,6 +35,7 @@ use collect::{Collected, pack_refs};
 use copy::{Copied, copy_files};
 use earlier::{Earlier, EarlierPacks};
 pub use error::BackupError;
+pub(crate) use error::display_path;
 use upload::Uploader;
 
 /// Findings and vanished files that one span or backup lists; more are counted.
@@ -44,6 +45,8 @@ const REREAD_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A change time within this of the backup's beginning is not trusted: two changes in one tick of the filesystem's
 /// clock look the same, and network filesystems have clocks of their own.
 const SETTLE: Duration = Duration::from_secs(2);
+/// A configuration file larger than this is none.
+const MAX_CONFIG: usize = 1 << 20;
 /// Tables and maps kept on this host's disk.
 const LOCAL_LIMIT: u64 = 4 << 30;
 
@@ -308,7 +311,7 @@ fn begin_manifest(
             tablespaces: facts
                 .tablespaces
                 .iter()
-                .filter(|space| !space.location.as_os_str().is_empty())
+                .filter(|space| space.location.is_absolute())
                 .map(tablespace)
                 .collect(),
         }),
@@ -323,8 +326,26 @@ fn begin_manifest(
         reread_at_us: reread_at,
         program: concat!("pgkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
         label: request.label.clone(),
+        config_files: outside_configuration(facts, &directory),
         ..Manifest::default()
     }
+}
+
+/// Configuration files that lie outside the data directory; one that cannot be read is left out with a word in the log.
+fn outside_configuration(facts: &ServerFacts, directory: &std::path::Path) -> Vec<ConfigFile> {
+    let all = [&facts.config_file, &facts.hba_file, &facts.ident_file];
+    let outside = all.into_iter().flatten().filter(|path| !path.starts_with(directory));
+    let read = |path: &std::path::PathBuf| match std::fs::read(path) {
+        Ok(content) if content.len() <= MAX_CONFIG => {
+            Some(ConfigFile { path: path.to_string_lossy().into_owned(), content })
+        }
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "a configuration file is not in the backup");
+            None
+        }
+    };
+    outside.filter_map(read).collect()
 }
 
 fn owner_name(metadata: &std::fs::Metadata) -> Option<String> {

@@ -4,7 +4,11 @@
 //! back, [`init`] makes a repository, [`catalogue`] answers what is there, [`reachable`] what can be restored.
 //! Nothing here prints, reads the environment or knows the command line: progress goes to a [`monitor::Monitor`].
 
+pub mod archive;
 pub mod backup;
+pub mod catalogue;
+pub mod init;
 pub mod monitor;
 pub mod owner;
 pub mod reachable;
+pub mod restore;

@@ -1,7 +1,7 @@
 //! The repository: pgkeep's stored format and everything that reads and writes it.
 //!
 //! Types in reading order: [`secrets`] (who may do what), [`seal`] (how an object is encrypted), [`chunk`] and [`pack`]
-//! (how content is stored), [`content`] and [`file_list`] (what a backup says of each file), [`manifest`] and
+//! (how content is stored), [`content`] and [`file_list`] (what a backup says of each file), [`pages`] (where a page of a file is), [`manifest`] and
 //! [`backups`] (what a backup is), [`archive`] (the WAL archive), [`repository`] (all of it, opened). Object names are
 //! spelled in [`layout`] only; `docs/format.md` describes every byte.
 //!
@@ -19,6 +19,7 @@ pub mod layout;
 pub mod local;
 pub mod manifest;
 pub mod pack;
+pub mod pages;
 pub mod repository;
 pub mod seal;
 pub mod secrets;

@@ -85,6 +85,20 @@ pub struct Manifest {
     /// restore writes it last, and because it changes with every backup.
     #[prost(bytes = "vec", tag = "21")]
     pub control_file: Vec<u8>,
+    /// Configuration that lies outside the data directory, as on Debian.
+    #[prost(message, repeated, tag = "22")]
+    pub config_files: Vec<ConfigFile>,
+}
+
+/// A configuration file outside the data directory.
+#[derive(Clone, PartialEq, Message)]
+pub struct ConfigFile {
+    /// Where it was.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Its content.
+    #[prost(bytes = "vec", tag = "2")]
+    pub content: Vec<u8>,
 }
 
 /// More findings than this are only counted.

@@ -165,7 +165,7 @@ impl Repository {
             Secret::Writer(writer) => Access::Write(writer.clone()),
             Secret::Key(key) => Access::Full(open_with_key(&*storage, key).await?),
             Secret::Passphrase(passphrase) => {
-                Access::Full(open_with_passphrase(&*storage, passphrase).await?)
+                Access::Full(open_with_passphrase(&*storage, &description, passphrase).await?)
             }
         };
         description.check(access.writer())?;
@@ -372,20 +372,25 @@ async fn open_with_key(storage: &dyn Storage, key: &SlotKey) -> Result<Keyring, 
     }
 }
 
+/// A slot that an interrupted `init` left may open with the same passphrase, to another keyring: the description decides.
 async fn open_with_passphrase(
     storage: &dyn Storage,
+    description: &Description,
     passphrase: &SecretString,
 ) -> Result<Keyring, RepositoryError> {
     let (slots, _) = read_slots(storage).await?;
     let mut refused = None;
     for slot in slots.iter().filter(|slot| slot.kind == SlotKind::Passphrase) {
         match slot.open_with_passphrase(passphrase) {
-            Ok(keyring) => return Ok(keyring),
+            Ok(keyring) => match description.check(&keyring.writer) {
+                Ok(()) => return Ok(keyring),
+                Err(error) => refused = Some(error.into()),
+            },
             Err(KeyError::Wrong { .. }) => {}
-            Err(error) => refused = Some(error),
+            Err(error) => refused = Some(error.into()),
         }
     }
-    Err(refused.map_or(RepositoryError::NoSlotOpens, RepositoryError::Key))
+    Err(refused.unwrap_or(RepositoryError::NoSlotOpens))
 }
 
 async fn read_slots(storage: &dyn Storage) -> Result<(Vec<Slot>, Vec<String>), RepositoryError> {

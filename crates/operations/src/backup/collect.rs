@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use super::earlier::EarlierPacks;
 use super::error::{BackupError, display_path};
 use super::upload::Uploader;
-use super::worker::{SpanDone, leaf_span};
+use super::worker::SpanDone;
 use super::{Context, MAX_SPAN_FINDINGS};
 
 /// A partial manifest is written when so much was stored, or so much time has passed, since the last one.
@@ -118,9 +118,9 @@ impl<'c> Collector<'c> {
                 Content::Inline(extents) => count(&mut self.live, extents),
                 Content::Leaves(leaves) => {
                     count(&mut self.live, leaves);
-                    for (index, leaf) in leaves.iter().enumerate() {
-                        let span = leaf_span(entry.size, index as u32);
-                        let extents = self.handle.block_on(self.context.repository.leaf(*leaf, span))?;
+                    for index in 0..leaves.len() as u32 {
+                        let extents =
+                            self.handle.block_on(self.context.repository.span_extents(&entry, index))?;
                         count(&mut self.live, &extents);
                     }
                 }

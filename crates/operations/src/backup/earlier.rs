@@ -9,8 +9,6 @@ use repository::{PackId, Repository, RepositoryError};
 use server::files::FoundFile;
 use tokio::runtime::Handle;
 
-use super::worker::leaf_span;
-
 /// One earlier backup, or one attempt at one that left partial manifests.
 pub(crate) struct Earlier {
     pub(crate) manifests: Vec<Manifest>,
@@ -136,8 +134,7 @@ impl<'e> EarlierStreams<'e> {
                     if lost(&leaf.pack) {
                         return Ok(true);
                     }
-                    let span = leaf_span(entry.size, index as u32);
-                    let extents = self.handle.block_on(self.repository.leaf(*leaf, span))?;
+                    let extents = self.handle.block_on(self.repository.span_extents(entry, index as u32))?;
                     if extents.iter().any(|extent| lost(&extent.pack)) {
                         return Ok(true);
                     }

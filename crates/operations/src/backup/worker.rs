@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use pg::datadir::{self, RelationFile};
 use pg::page::{self, Verdict};
-use repository::chunk::{Codec, MAX_CHUNK, PAGE, PageDigest, short};
-use repository::content::{Content, Entry, Extent, ExtentBuilder, LEAF_SPAN};
+use repository::RepositoryError;
+use repository::chunk::{Codec, MAX_CHUNK, PAGE, short};
+use repository::content::{Entry, Extent, ExtentBuilder, LEAF_SPAN};
 use repository::manifest::PageFinding;
-use repository::pack::{PackTable, PackWriter};
+use repository::pack::PackWriter;
+use repository::pages::PageAt;
 use server::files::{FileSource, FilesError, FoundFile, OpenFile};
 use tokio::runtime::Handle;
 
@@ -46,13 +48,6 @@ pub(crate) struct SpanDone {
     pub(crate) findings_left_out: u64,
     /// The file was not there any more.
     pub(crate) vanished: bool,
-}
-
-/// Where a page of an earlier backup is.
-struct PageAt {
-    extent: Extent,
-    chunk_len: u32,
-    digest: PageDigest,
 }
 
 pub(crate) struct Worker<'c> {
@@ -241,30 +236,12 @@ impl<'c> Worker<'c> {
         lists
     }
 
-    fn expand(&self, entry: &Entry, index: u32) -> Result<Vec<PageAt>, repository::RepositoryError> {
+    fn expand(&self, entry: &Entry, index: u32) -> Result<Vec<PageAt>, RepositoryError> {
         let repository = &self.context.repository;
-        let extents = match &entry.content {
-            Content::Inline(extents) if index == 0 => extents.clone(),
-            Content::Inline(_) => Vec::new(),
-            Content::Leaves(leaves) => match leaves.get(index as usize) {
-                Some(&leaf) => self.handle.block_on(repository.leaf(leaf, leaf_span(entry.size, index)))?,
-                None => Vec::new(),
-            },
-        };
-        let mut pages = Vec::new();
-        let mut last: Option<(repository::PackId, Arc<PackTable>)> = None;
-        for extent in extents {
-            let table = match &last {
-                Some((pack, table)) if *pack == extent.pack => table.clone(),
-                _ => {
-                    let tail_len = self.context.tail_lens.get(&extent.pack).copied();
-                    self.handle.block_on(repository.table(extent.pack, tail_len))?
-                }
-            };
-            last = Some((extent.pack, table.clone()));
-            expand_extent(&table, extent, &mut pages)?;
-        }
-        Ok(pages)
+        self.handle.block_on(async {
+            let extents = repository.span_extents(entry, index).await?;
+            repository.pages(&extents, &self.context.tail_lens).await
+        })
     }
 
     /// Stores the pages of a region that no earlier backup has, and notes where each page is. `len` is the region's
@@ -332,37 +309,4 @@ impl<'c> Worker<'c> {
         }
         Ok(())
     }
-}
-
-/// Bytes that leaf `index` of a file of `size` bytes covers.
-pub(crate) fn leaf_span(size: u64, index: u32) -> u64 {
-    (size - (u64::from(index) * LEAF_SPAN).min(size)).min(LEAF_SPAN)
-}
-
-fn expand_extent(
-    table: &PackTable,
-    extent: Extent,
-    pages: &mut Vec<PageAt>,
-) -> Result<(), repository::RepositoryError> {
-    let missing = |chunk: u32| repository::RepositoryError::Missing {
-        pack: extent.pack,
-        what: format!("chunk {chunk}"),
-    };
-    let (mut chunk, mut offset, mut rest) = (extent.chunk, extent.offset, extent.length);
-    while rest > 0 {
-        let chunk_len = table.chunks.get(chunk as usize).ok_or_else(|| missing(chunk))?.plain_len;
-        while offset < chunk_len && rest > 0 {
-            let digest = table.page(chunk, offset / PAGE as u32).ok_or_else(|| missing(chunk))?;
-            let length = rest.min(PAGE as u64);
-            pages.push(PageAt {
-                extent: Extent { pack: extent.pack, chunk, offset, length },
-                chunk_len,
-                digest,
-            });
-            offset += PAGE as u32;
-            rest -= length;
-        }
-        (chunk, offset) = (chunk + 1, 0);
-    }
-    Ok(())
 }

@@ -1,0 +1,277 @@
+//! Fetching: pack by pack in parallel, each needed range read once, each page written once where it belongs.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, bounded};
+use repository::chunk::Codec;
+use repository::content::Extent;
+use repository::pack::OpenPack;
+use repository::pages::pieces;
+use repository::{PackId, Repository, RepositoryError};
+use storage::StorageError;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::error::RestoreError;
+use super::tree::Tree;
+use crate::backup::display_path;
+use crate::monitor::{Event, Monitor};
+
+/// One range request has at most so many bytes; a few of them are on their way for each worker.
+const RUN_BYTES: u64 = 4 << 20;
+/// Bytes that nobody needs are read over rather than making a second request.
+const GAP_BYTES: u64 = 256 << 10;
+/// Requests on their way ahead of each worker.
+const AHEAD: usize = 2;
+/// Files that one worker keeps open.
+const OPEN_FILES: usize = 128;
+
+/// Bytes of one file that are to be fetched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) extent: Extent,
+    pub(crate) file: u32,
+    pub(crate) file_offset: u64,
+}
+
+/// A file being restored.
+#[derive(Debug)]
+pub(crate) struct FileTarget {
+    pub(crate) path: Vec<u8>,
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+}
+
+/// A part of the restore that fits into memory: some files, and what is to be fetched for them.
+#[derive(Default)]
+pub(crate) struct Window {
+    pub(crate) files: Vec<FileTarget>,
+    pub(crate) pieces: Vec<Piece>,
+}
+
+pub(crate) struct Fetcher<'f> {
+    pub(crate) repository: &'f Arc<Repository>,
+    pub(crate) tail_lens: &'f HashMap<PackId, u32>,
+    pub(crate) tree: &'f Tree,
+    pub(crate) handle: &'f Handle,
+    pub(crate) monitor: &'f dyn Monitor,
+    pub(crate) workers: usize,
+}
+
+struct Job<'w> {
+    id: PackId,
+    pack: OpenPack,
+    pieces: &'w [Piece],
+}
+
+impl Fetcher<'_> {
+    /// Fetches and writes everything in the window.
+    pub(crate) fn run(&self, window: &mut Window) -> Result<(), RestoreError> {
+        window.pieces.sort_unstable_by_key(|piece| (piece.extent, piece.file, piece.file_offset));
+        let (files, all) = (&window.files, &window.pieces);
+        let stop = AtomicBool::new(false);
+        let (jobs_in, jobs_out) = bounded::<Job<'_>>(self.workers);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.workers)
+                .map(|_| {
+                    let (jobs, stop) = (jobs_out.clone(), &stop);
+                    scope.spawn(move || {
+                        let result = Worker::new(self, files).run(&jobs, stop);
+                        if result.is_err() {
+                            stop.store(true, Ordering::Release);
+                        }
+                        // Whoever hands out jobs must not wait for a worker that has gone.
+                        jobs.iter().for_each(drop);
+                        result
+                    })
+                })
+                .collect();
+            drop(jobs_out);
+            let handed_out = self.open_packs(files, all, &stop, |job| jobs_in.send(job).is_ok());
+            drop(jobs_in);
+            for worker in workers {
+                worker.join().expect("a worker does not panic")?;
+            }
+            handed_out
+        })
+    }
+
+    /// Opens each pack ahead of its turn and hands it out with the pieces that are in it.
+    fn open_packs<'w>(
+        &self,
+        files: &[FileTarget],
+        all: &'w [Piece],
+        stop: &AtomicBool,
+        mut hand_out: impl FnMut(Job<'w>) -> bool,
+    ) -> Result<(), RestoreError> {
+        type Opening<'w> = (PackId, &'w [Piece], JoinHandle<Result<OpenPack, RepositoryError>>);
+        let mut opening: VecDeque<Opening<'w>> = VecDeque::new();
+        let mut groups = all.chunk_by(|a, b| a.extent.pack == b.extent.pack);
+        loop {
+            while opening.len() < self.workers * 2
+                && let Some(group) = groups.next()
+            {
+                let id = group[0].extent.pack;
+                let (repository, tail_len) = (self.repository.clone(), self.tail_lens.get(&id).copied());
+                opening.push_back((
+                    id,
+                    group,
+                    self.handle.spawn(async move { repository.open_pack(id, tail_len).await }),
+                ));
+            }
+            let Some((id, pieces, task)) = opening.pop_front() else { return Ok(()) };
+            if stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let pack =
+                self.handle.block_on(task).expect("opening a pack does not panic").map_err(|source| {
+                    stop.store(true, Ordering::Release);
+                    pack_error(id, files, pieces, source)
+                })?;
+            if !hand_out(Job { id, pack, pieces }) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn pack_error(pack: PackId, files: &[FileTarget], pieces: &[Piece], source: RepositoryError) -> RestoreError {
+    let needed_for =
+        pieces.first().map_or_else(String::new, |piece| display_path(&files[piece.file as usize].path));
+    RestoreError::Pack { pack, needed_for, source }
+}
+
+struct Worker<'f> {
+    fetcher: &'f Fetcher<'f>,
+    files: &'f [FileTarget],
+    codec: Codec,
+    plain: Vec<u8>,
+    open: HashMap<u32, File>,
+}
+
+impl<'f> Worker<'f> {
+    fn new(fetcher: &'f Fetcher<'f>, files: &'f [FileTarget]) -> Self {
+        Self { fetcher, files, codec: Codec::new(1), plain: Vec::new(), open: HashMap::new() }
+    }
+
+    fn run(&mut self, jobs: &Receiver<Job<'_>>, stop: &AtomicBool) -> Result<(), RestoreError> {
+        for job in jobs {
+            if stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            self.pack(&job)?;
+        }
+        Ok(())
+    }
+
+    fn pack(&mut self, job: &Job<'_>) -> Result<(), RestoreError> {
+        let failed = |source| pack_error(job.id, self.files, job.pieces, source);
+        let mut wanted = Vec::with_capacity(job.pieces.len());
+        for piece in job.pieces {
+            let mut file_offset = piece.file_offset;
+            for extent in pieces(&job.pack.table, piece.extent).map_err(failed)? {
+                wanted.push(Piece { extent, file: piece.file, file_offset });
+                file_offset += extent.length;
+            }
+        }
+        wanted.sort_unstable_by_key(|piece| (piece.extent.chunk, piece.file, piece.file_offset));
+        let mut runs = plan_runs(&job.pack, &wanted).into_iter();
+        let mut coming: VecDeque<(Run, JoinHandle<Result<Bytes, StorageError>>)> = VecDeque::new();
+        loop {
+            while coming.len() <= AHEAD
+                && let Some(run) = runs.next()
+            {
+                let (storage, name) =
+                    (self.fetcher.repository.storage().clone(), repository::layout::pack(job.id));
+                let range = run.start..run.end;
+                coming.push_back((
+                    run,
+                    self.fetcher.handle.spawn(async move { storage.read(&name, range).await }),
+                ));
+            }
+            let Some((run, task)) = coming.pop_front() else { return Ok(()) };
+            let bytes = self.fetcher.handle.block_on(task).expect("reading does not panic");
+            let bytes = bytes.map_err(|error| pack_error(job.id, self.files, job.pieces, error.into()))?;
+            self.write_run(job, &run, bytes, &wanted[run.pieces.clone()])?;
+        }
+    }
+
+    fn write_run(
+        &mut self,
+        job: &Job<'_>,
+        run: &Run,
+        bytes: Bytes,
+        wanted: &[Piece],
+    ) -> Result<(), RestoreError> {
+        let mut sealed: Vec<u8> = bytes.into();
+        for group in wanted.chunk_by(|a, b| a.extent.chunk == b.extent.chunk) {
+            let number = group[0].extent.chunk;
+            let info = &job.pack.table.chunks[number as usize];
+            let start = (info.offset - run.start) as usize;
+            let frame = &mut sealed[start..start + info.stored_len as usize];
+            job.pack
+                .chunk(number, frame, &mut self.codec, None, &mut self.plain)
+                .map_err(|error| pack_error(job.id, self.files, group, error.into()))?;
+            for piece in group {
+                self.write(piece)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, piece: &Piece) -> Result<(), RestoreError> {
+        let target = &self.files[piece.file as usize];
+        let start = piece.extent.offset as usize;
+        let bytes = &self.plain[start..start + piece.extent.length as usize];
+        let failed = || RestoreError::disk("write", self.fetcher.tree.full_path(&target.path));
+        let file = match self.open.entry(piece.file) {
+            std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(self.fetcher.tree.open_for_writing(&target.path).map_err(failed())?)
+            }
+        };
+        file.write_all_at(bytes, piece.file_offset).map_err(failed())?;
+        if piece.file_offset == 0 {
+            // Whoever writes the beginning settles the rest; a file longer than it was is cut.
+            self.fetcher.tree.settle(file, target.mode).map_err(failed())?;
+            if file.metadata().map_err(failed())?.len() > target.size {
+                file.set_len(target.size).map_err(failed())?;
+            }
+        }
+        if bytes.len() as u64 == target.size {
+            self.open.remove(&piece.file);
+        } else if self.open.len() > OPEN_FILES {
+            self.open.clear();
+        }
+        self.fetcher.monitor.event(Event::Advanced { bytes: piece.extent.length });
+        Ok(())
+    }
+}
+
+/// One range request, and the pieces that it serves.
+struct Run {
+    start: u64,
+    end: u64,
+    pieces: std::ops::Range<usize>,
+}
+
+fn plan_runs(pack: &OpenPack, wanted: &[Piece]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (at, piece) in wanted.iter().enumerate() {
+        let info = &pack.table.chunks[piece.extent.chunk as usize];
+        let end = info.offset + u64::from(info.stored_len);
+        match runs.last_mut() {
+            Some(run) if info.offset <= run.end + GAP_BYTES && end - run.start <= RUN_BYTES => {
+                run.end = run.end.max(end);
+                run.pieces.end = at + 1;
+            }
+            _ => runs.push(Run { start: info.offset, end, pieces: at..at + 1 }),
+        }
+    }
+    runs
+}
