@@ -1,0 +1,252 @@
+//! What was done ahead for one server: notes of files that are stored, and segments that were fetched.
+//!
+//! One folder for each `pg_wal`, below the repository's id. Notes are authenticated with the repository's local key, and
+//! a fetched segment counts only with a note of its digest. The segments themselves lie there as they lie in `pg_wal`:
+//! readable by their owner, not encrypted.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use pg::wal::{FileName, SegmentName};
+use repository::local::{Drawer, LocalStore};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+
+/// A spool that nothing has touched for so long belongs to a server that is gone.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+/// A prober holds a lock for microseconds; whoever wants it in earnest tries for this long.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+
+/// The spool of one server.
+pub struct Spool {
+    folder: PathBuf,
+    context: Context,
+    notes: LocalStore,
+}
+
+/// Which of the two background processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Stores ahead.
+    Drain,
+    /// Fetches ahead.
+    Prefetch,
+}
+
+/// The right to be the one background process of its role; given up when dropped, or when the process ends in any way.
+pub struct Lock {
+    _file: File,
+}
+
+/// What a file was when it was read: if all of it is the same now, so is its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+    /// Bytes.
+    pub size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl From<&fs::Metadata> for FileIdentity {
+    fn from(metadata: &fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Pushed {
+    cluster: String,
+    file: FileIdentity,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Fetched {
+    cluster: String,
+    digest: [u8; 32],
+}
+
+impl Spool {
+    /// The spool of the server whose `pg_wal` this is; `None` when there is none or it cannot be made.
+    pub fn open(context: &Context, wal_directory: &Path) -> Option<Self> {
+        let root = context.spool.as_ref()?;
+        let server = blake3::hash(fs::canonicalize(wal_directory).ok()?.as_os_str().as_bytes()).to_hex();
+        let folder = root.join(format!("{}-{}", context.cluster, &server[..16]));
+        let notes = LocalStore::new(Some(&folder), context.repository.access().writer());
+        let folder = notes.root().expect("a folder was given").to_owned();
+        if let Err(error) = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder) {
+            tracing::debug!(path = %folder.display(), %error, "there is no spool");
+            return None;
+        }
+        Some(Self { folder, context: context.clone(), notes })
+    }
+
+    /// Whether the file is stored, as far as an authentic note says so of exactly this file.
+    pub fn is_pushed(&self, name: &FileName, file: &FileIdentity) -> bool {
+        let note = self.notes.get(Drawer::Pushed, &name.to_string());
+        let note = note.and_then(|bytes| serde_json::from_slice::<Pushed>(&bytes).ok());
+        note.is_some_and(|note| note.cluster == self.context.cluster.as_str() && note.file == *file)
+    }
+
+    /// Notes that the file is stored; false when the note did not last.
+    pub fn note_pushed(&self, name: &FileName, file: FileIdentity) -> bool {
+        let note = Pushed { cluster: self.context.cluster.to_string(), file };
+        let bytes = serde_json::to_vec(&note).expect("plain fields");
+        self.notes.put(Drawer::Pushed, &name.to_string(), &bytes);
+        self.is_pushed(name, &file)
+    }
+
+    /// Removes the note of a file, if there is one.
+    pub fn forget_pushed(&self, name: &str) {
+        self.notes.remove(Drawer::Pushed, name);
+    }
+
+    /// Names of the files that have a note, good or bad.
+    pub fn pushed(&self) -> Vec<String> {
+        self.notes.names(Drawer::Pushed)
+    }
+
+    /// Whether a segment was fetched whole, good or bad.
+    pub fn has_fetched(&self, name: &SegmentName) -> bool {
+        self.path(name).exists()
+    }
+
+    /// Whether the segment is being fetched at this moment, if a fetcher lives.
+    pub fn is_being_fetched(&self, name: &SegmentName) -> bool {
+        self.part(name).exists()
+    }
+
+    /// Says that the segment is being fetched, before the request is made.
+    pub fn announce(&self, name: &SegmentName) -> io::Result<()> {
+        let path = self.part(name);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path.parent().expect("a folder is above"))?;
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map(drop)
+    }
+
+    /// Keeps a fetched segment. It is written to disk here, so that handing it out is a rename.
+    pub fn keep_fetched(&self, name: &SegmentName, content: &[u8]) -> io::Result<()> {
+        let part = self.part(name);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        let digest = self.context.repository.digester().content(content);
+        let note = Fetched { cluster: self.context.cluster.to_string(), digest };
+        let bytes = serde_json::to_vec(&note).expect("plain fields");
+        self.notes.put(Drawer::Fetched, &name.to_string(), &bytes);
+        fs::rename(&part, self.path(name))
+    }
+
+    /// The content of a fetched segment and where it lies, if it is what its authentic note says.
+    pub fn fetched(&self, name: &SegmentName) -> Option<(Vec<u8>, PathBuf)> {
+        let path = self.path(name);
+        let content = fs::read(&path).ok()?;
+        let note = self.notes.get(Drawer::Fetched, &name.to_string());
+        let note = note.and_then(|bytes| serde_json::from_slice::<Fetched>(&bytes).ok())?;
+        let good = note.cluster == self.context.cluster.as_str()
+            && self.context.repository.digester().content(&content) == note.digest;
+        good.then_some((content, path))
+    }
+
+    /// Removes what there is of a fetched segment.
+    pub fn forget_fetched(&self, name: &SegmentName) {
+        let _ = fs::remove_file(self.path(name));
+        let _ = fs::remove_file(self.part(name));
+        self.notes.remove(Drawer::Fetched, &name.to_string());
+    }
+
+    /// Segments that were fetched whole, in order.
+    pub fn fetched_names(&self) -> Vec<SegmentName> {
+        let entries = fs::read_dir(self.folder.join("segments")).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut names: Vec<SegmentName> = names.collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Removes every fetched segment that is not wanted, and whatever else lies between them.
+    pub fn keep_only(&self, wanted: impl Fn(&SegmentName) -> bool) {
+        for entry in fs::read_dir(self.folder.join("segments")).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if !name.to_str().and_then(|text| text.parse().ok()).is_some_and(|name| wanted(&name)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        for name in self.notes.names(Drawer::Fetched) {
+            if !name.parse().is_ok_and(|name| wanted(&name)) {
+                self.notes.remove(Drawer::Fetched, &name);
+            }
+        }
+    }
+
+    /// Removes the spools of this folder that nobody has used for a day.
+    pub fn sweep(&self) {
+        let Some(root) = &self.context.spool else { return };
+        for server in fs::read_dir(root).into_iter().flatten().flatten() {
+            let newest = ["", "segments", "pushed", "fetched"].map(|below| {
+                let folder = server.path().join(self.folder.file_name().unwrap_or_default()).join(below);
+                folder.metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+            });
+            let newest = newest.into_iter().max().expect("four folders");
+            let ours = self.folder.starts_with(server.path());
+            // A folder without the one of our repository is not ours to judge.
+            if !ours && newest > SystemTime::UNIX_EPOCH && newest.elapsed().is_ok_and(|age| age > ABANDONED) {
+                let _ = fs::remove_dir_all(server.path().join(self.folder.file_name().unwrap_or_default()));
+                let _ = fs::remove_dir(server.path());
+            }
+        }
+    }
+
+    /// Becomes the one background process of this role; `None` if another is.
+    pub async fn lock(&self, role: Role) -> Option<Lock> {
+        let started = tokio::time::Instant::now();
+        loop {
+            let file = self.lock_file(role).ok()?;
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                return Some(Lock { _file: file });
+            }
+            if started.elapsed() > LOCK_PATIENCE {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Whether a background process of this role lives.
+    pub fn is_locked(&self, role: Role) -> bool {
+        let file = self.lock_file(role);
+        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+    }
+
+    fn lock_file(&self, role: Role) -> io::Result<File> {
+        let name = match role {
+            Role::Drain => "drain.lock",
+            Role::Prefetch => "prefetch.lock",
+        };
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.folder.join(name))
+    }
+
+    /// Where a fetched segment lies, or would.
+    pub fn path(&self, name: &SegmentName) -> PathBuf {
+        self.folder.join("segments").join(name.to_string())
+    }
+
+    fn part(&self, name: &SegmentName) -> PathBuf {
+        self.folder.join("segments").join(format!("{name}.part"))
+    }
+}
