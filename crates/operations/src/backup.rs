@@ -30,6 +30,7 @@ use server::facts::{ArchiveMode, ServerFacts};
 use server::files::LocalFiles;
 use tokio::runtime::Handle;
 
+use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 use collect::{Collected, pack_refs};
 use copy::{Copied, copy_files};
@@ -117,20 +118,25 @@ pub async fn backup(
         monitor.event(Event::Warning(text));
     }
 
+    failpoint::reach("backup.bound");
     monitor.event(Event::Phase("checkpoint"));
     let label = if request.label.is_empty() { "pgkeep" } else { &request.label };
     let session = BackupSession::start(connection, label, !request.spread_checkpoint)?;
     let settled_before_ns = i64::try_from((Timestamp::now() - SETTLE).as_nanosecond()).unwrap_or(i64::MIN);
     let mut manifest = begin_manifest(&plan, request, &facts, &control, session.started(), settled_before_ns);
 
+    failpoint::reach("backup.started");
     monitor.event(Event::Phase("copy files"));
     let uploader = Uploader::new(repository.clone(), Handle::current());
     let copied = copy(&repository, request, &plan, &manifest, &files, &session, &uploader, &monitor).await?;
+    failpoint::reach("backup.copied");
     let (control_bytes, _) = files.read_control_file()?;
     let stopped = session.stop(false)?;
+    failpoint::reach("backup.stopped");
     let wal_timeout = request.wal_timeout;
     finish_manifest(&mut manifest, &plan, copied, control_bytes, &stopped, &uploader).await?;
 
+    failpoint::reach("backup.list-stored");
     monitor.event(Event::Phase("wait for WAL"));
     let from = pg::wal::SegmentName::containing(
         stopped_timeline(&manifest),
@@ -147,8 +153,10 @@ pub async fn backup(
     )
     .await?;
 
+    failpoint::reach("backup.wal-there");
     // Last on purpose: until the manifest exists there is no backup.
     let manifest = repository.publish(&request.cluster, manifest, plan.predecessor.as_ref()).await?;
+    failpoint::reach("backup.published");
     repository.local().trim(LOCAL_LIMIT);
     Ok(BackupReport { manifest, elapsed: began.elapsed() })
 }

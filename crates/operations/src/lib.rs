@@ -7,6 +7,7 @@
 pub mod archive;
 pub mod backup;
 pub mod catalogue;
+pub mod failpoint;
 pub mod init;
 pub mod monitor;
 pub mod owner;

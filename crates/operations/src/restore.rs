@@ -23,6 +23,7 @@ use repository::manifest::Manifest;
 use repository::{ClusterName, PackId, Repository, RepositoryError};
 use tokio::runtime::Handle;
 
+use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 use crate::reachable;
 use delta::Belonging;
@@ -155,6 +156,7 @@ fn execute_blocking(
     if plan.reuse {
         remove_control(plan)?;
     }
+    failpoint::reach("restore.control-removed");
     let tree = Tree::create(
         &plan.request.into,
         plan.manifest.server().directory_mode,
@@ -162,6 +164,7 @@ fn execute_blocking(
         plan.owner,
         &plan.backup,
     )?;
+    failpoint::reach("restore.marked");
     let tail_lens = tail_lens(&plan.manifest)?;
     let fetcher = Fetcher {
         repository: &plan.repository,
@@ -175,8 +178,10 @@ fn execute_blocking(
     if plan.reuse {
         delta::remove_others(&tree, &belonging)?;
     }
+    failpoint::reach("restore.files-written");
     monitor.event(Event::Phase("make durable"));
     tree.sync()?;
+    failpoint::reach("restore.files-durable");
     let mut summary = Summary::default();
     finish::finish(plan, &tree, handle, &mut summary)?;
     Ok(RestoreReport {

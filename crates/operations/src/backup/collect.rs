@@ -240,6 +240,7 @@ impl<'c> Collector<'c> {
             .iter()
             .map(|pack| (pack.id, PackRef::new(pack.id, pack.bytes.len() as u64, pack.tail_len)))
             .collect();
+        crate::failpoint::reach("backup.partial");
         for pack in list.packs {
             self.handle.block_on(self.context.repository.store_pack(pack))?;
         }

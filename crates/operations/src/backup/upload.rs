@@ -10,6 +10,8 @@ use repository::{PackId, Repository, RepositoryError};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::failpoint;
+
 /// Packs on their way at once; with one being filled by each worker this bounds memory.
 const IN_FLIGHT: usize = 2;
 
@@ -55,9 +57,11 @@ impl Uploader {
         shared.handle.spawn(async move {
             let (id, size) = (pack.id, pack.bytes.len() as u64);
             let reference = PackRef::new(id, size, pack.tail_len);
+            failpoint::reach("backup.pack");
             match task.repository.store_pack(pack).await {
                 Ok(()) => {
                     task.stored_bytes.fetch_add(size, Ordering::Relaxed);
+                    failpoint::reach("backup.pack-stored");
                     task.durable.lock().expect("no holder panics").insert(id, reference);
                 }
                 Err(error) => {

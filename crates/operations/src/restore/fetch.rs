@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use super::error::RestoreError;
 use super::tree::Tree;
 use crate::backup::display_path;
+use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 
 /// One range request has at most so many bytes; a few of them are on their way for each worker.
@@ -248,6 +249,7 @@ impl<'f> Worker<'f> {
         } else if self.open.len() > OPEN_FILES {
             self.open.clear();
         }
+        failpoint::reach("restore.piece");
         self.fetcher.monitor.event(Event::Advanced { bytes: piece.extent.length });
         Ok(())
     }

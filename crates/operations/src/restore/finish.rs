@@ -14,6 +14,7 @@ use super::directory::CONTROL_UNFINISHED;
 use super::error::RestoreError;
 use super::tree::Tree;
 use super::{RestorePlan, Summary};
+use crate::failpoint;
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
 /// Below this the configuration is put that lay outside the data directory.
@@ -28,17 +29,20 @@ pub(crate) fn finish(
     summary: &mut Summary,
 ) -> Result<(), RestoreError> {
     write_settings(plan, tree)?;
+    failpoint::reach("restore.settings");
     let label = &plan.manifest.backup_label;
     tree.put("backup_label", 0o600, label)?;
     // The target is reached by archive recovery, also with no target at all: then to the end of the WAL.
     tree.put("recovery.signal", 0o600, b"")?;
     let outside = write_outside_configuration(plan, tree, summary)?;
+    failpoint::reach("restore.signal");
     let mut control = plan.manifest.control_file.clone();
     control.resize(CONTROL_FILE_SIZE, 0);
     let manifest = backup_manifest(plan, handle, &control, &outside)?;
     tree.put("backup_manifest", 0o600, &manifest)?;
     tree.put(CONTROL_UNFINISHED, 0o600, &control)?;
     tree.sync()?;
+    failpoint::reach("restore.all-but-control");
     // Without its control file no server starts; from here on one does.
     let (from, to) = (tree.data_path().join(CONTROL_UNFINISHED), tree.data_path().join("global/pg_control"));
     std::fs::rename(&from, &to).map_err(RestoreError::disk("rename", from.clone()))?;
@@ -46,6 +50,7 @@ pub(crate) fn finish(
     std::fs::File::open(&global)
         .and_then(|folder| folder.sync_all())
         .map_err(RestoreError::disk("sync", global.clone()))?;
+    failpoint::reach("restore.control");
     tree.unmark()
 }
 
