@@ -1,7 +1,7 @@
 //! What every storage and every wrapper must do, as one suite of checks for tests.
 //!
-//! [`check`] panics where the storage breaks the contract. It writes below a random prefix and removes what it wrote, so
-//! it may run on a bucket that is in use.
+//! [`check`] panics where the storage breaks the contract. It writes below a random prefix and removes what
+//! it wrote, so it may run on a bucket that is in use.
 
 use crate::{Entry, ObjectName, Storage, StorageError};
 use bytes::Bytes;
@@ -113,7 +113,7 @@ impl Suite<'_> {
 
     async fn listed(&self) {
         // Around the slash in byte order, and a neighbour whose name begins like the prefix.
-        let below = ["a-b", "a.b", "a/0", "a/b/c", "a/b/d", "a0", "aB", "a=b", "z"];
+        let below = ["a-b", "a.b", "a/0", "a/b/c", "a/b/d", "a0", "a=b", "aB", "z"];
         for rest in below {
             self.create(&format!("list/{rest}"), rest.as_bytes()).await;
         }

@@ -11,7 +11,8 @@ pub type Cause = Box<dyn Error + Send + Sync>;
 /// Why a call on a [`Storage`](crate::Storage) did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The object is proven to be absent: the storage was reached, knew us, and said so. Never used for a guess.
+    /// The object is proven to be absent: the storage was reached, knew us, and said so. Never used for a
+    /// guess.
     #[error("{name} does not exist")]
     NotFound {
         /// The object asked for.
@@ -118,7 +119,8 @@ impl fmt::Display for Action {
     }
 }
 
-/// The calls of [`Storage`](crate::Storage), as [`Faulty`](crate::Faulty) and [`Recording`](crate::Recording) name them.
+/// The calls of [`Storage`](crate::Storage), as [`Faulty`](crate::Faulty) and [`Recording`](crate::Recording)
+/// name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Call {
     /// [`Storage::create`](crate::Storage::create)

@@ -77,7 +77,8 @@ impl<S: Storage> Faulty<S> {
         faulty
     }
 
-    /// Everything from the create or delete number `n` on fails: what a process that died there would have left.
+    /// Everything from the create or delete number `n` on fails: what a process that died there would have
+    /// left.
     pub fn dying_at_write(n: u64, inner: S) -> Faulty<S> {
         let faulty = Faulty::new(inner);
         faulty.add(Rule { calls: Calls::Writes, skip: n, hit: u64::MAX, fault: Fault::Refuse });

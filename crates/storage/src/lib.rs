@@ -1,11 +1,12 @@
 //! Durable bytes under names: the only room that talks to disks and buckets for what a repository stores.
 //!
-//! Read in this order: [`Storage`], the trait, and [`ObjectName`]; [`StorageError`]; [`Location`], [`Settings`] and
-//! [`open`], which give a storage; [`Filesystem`] and [`Remote`], the storages; [`Retry`], which tries again;
-//! [`probe::probe`], which finds out what a storage really does; [`Memory`], [`Faulty`] and [`Recording`], for tests.
+//! Read in this order: [`Storage`], the trait, and [`ObjectName`]; [`StorageError`]; [`Location`],
+//! [`Settings`] and [`open`], which give a storage; [`Filesystem`] and [`Remote`], the storages; [`Retry`],
+//! which tries again; [`probe::probe`], which finds out what a storage really does; [`Memory`], [`Faulty`]
+//! and [`Recording`], for tests.
 //!
-//! It knows nothing of chunks, keys or PostgreSQL, spells no object name, compresses and encrypts nothing, and keeps no
-//! cache. It reads no environment variable.
+//! It knows nothing of chunks, keys or PostgreSQL, spells no object name, compresses and encrypts nothing,
+//! and keeps no cache. It reads no environment variable.
 
 #[doc(hidden)]
 pub mod contract;

@@ -5,8 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Where the objects are. Text forms: `/path`, `./path`, `file:///path`, `s3://bucket/prefix`, `gs://bucket/prefix`,
-/// `az://container/prefix`. Never holds credentials, so it may be shown.
+/// Where the objects are. Text forms: `/path`, `./path`, `file:///path`, `s3://bucket/prefix`,
+/// `gs://bucket/prefix`, `az://container/prefix`. Never holds credentials, so it may be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// A directory, absolute.
@@ -57,8 +57,8 @@ pub enum LocationError {
 }
 
 impl Location {
-    /// Reads the text form. A relative path is made absolute here and now, because PostgreSQL runs its commands from the
-    /// data directory.
+    /// Reads the text form. A relative path is made absolute here and now, because PostgreSQL runs its
+    /// commands from the data directory.
     pub fn parse(text: &str) -> Result<Location, LocationError> {
         let text = text.trim();
         if text.is_empty() {

@@ -8,8 +8,8 @@ pub const NAME_BYTES_MAX: usize = 512;
 
 /// The name of an object below the root: parts of `[A-Za-z0-9._=-]` joined by `/`.
 ///
-/// No part is empty or begins with a dot, so a name can neither leave the root nor meet a hidden temporary file, and
-/// means the same on every storage.
+/// No part is empty or begins with a dot, so a name can neither leave the root nor meet a hidden temporary
+/// file, and means the same on every storage.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName(String);
 

@@ -14,7 +14,8 @@ pub enum OpenError {
     Setting(String),
 }
 
-/// The storage at `location`, with [`Retry`] around a bucket. Nothing is asked and nothing is made before the first call.
+/// The storage at `location`, with [`Retry`] around a bucket. Nothing is asked and nothing is made before the
+/// first call.
 pub fn open(location: &Location, settings: &Settings) -> Result<Arc<dyn Storage>, OpenError> {
     match location {
         Location::Directory(path) => Ok(Arc::new(Filesystem::new(path))),
@@ -22,7 +23,8 @@ pub fn open(location: &Location, settings: &Settings) -> Result<Arc<dyn Storage>
     }
 }
 
-/// Makes the directory that holds everything, durably, with those above it. A bucket must exist; nothing is done for it.
+/// Makes the directory that holds everything, durably, with those above it. A bucket must exist; nothing is
+/// done for it.
 ///
 /// For a new repository only: an existing one whose directory is missing is a mount that went away.
 pub async fn make_root(location: &Location) -> Result<(), StorageError> {

@@ -7,13 +7,15 @@ use bytes::Bytes;
 /// What a storage was seen to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// A second create under a taken name was refused and left the first bytes. Without it only one writer at a time is safe.
+    /// A second create under a taken name was refused and left the first bytes. Without it only one writer at
+    /// a time is safe.
     pub create_only: bool,
     /// What was written came back byte for byte, with the right size.
     pub read_back: bool,
     /// The written object was in the listing at once.
     pub list: bool,
-    /// The object could be deleted. Without it nothing can expire, which may be wanted of a writer's credential.
+    /// The object could be deleted. Without it nothing can expire, which may be wanted of a writer's
+    /// credential.
     pub delete: bool,
 }
 
@@ -45,7 +47,7 @@ pub async fn probe(storage: &dyn Storage) -> Result<Capabilities, ProbeError> {
         .expect("hexadecimal digits are legal");
     // Longer than a chunk of the framing that some endpoints leave in the object, with every byte value.
     let first: Bytes = (0..=255_u8).cycle().take(70_000).collect();
-    storage.create(&name, &[first.clone()]).await.map_err(step("write an object"))?;
+    storage.create(&name, std::slice::from_ref(&first)).await.map_err(step("write an object"))?;
     let checked = look(storage, &name, &first).await;
     let deleted = delete(storage, &name).await;
     let (read_back, create_only, list) = checked?;

@@ -14,17 +14,17 @@ const UNSTATED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// How long one call goes on trying, and how long one try may take.
 ///
-/// Bytes to be moved add time to both: below `slowest_bytes_per_second` a connection counts as stuck. The defaults
-/// outlast a restart of a storage server and a throttled minute, and still end well before an operator gives up; whoever
-/// must answer PostgreSQL sooner sets a shorter `deadline`.
+/// Bytes to be moved add time to both: below `slowest_bytes_per_second` a connection counts as stuck. The
+/// defaults outlast a restart of a storage server and a throttled minute, and still end well before an
+/// operator gives up; whoever must answer PostgreSQL sooner sets a shorter `deadline`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// From the start of a call to its failure, for a call that moves no bytes.
     pub deadline: Duration,
     /// The longest one try may take, for a call that moves no bytes.
     pub attempt: Duration,
-    /// The longest pause after the first failure; it doubles with each failure. The pause itself is drawn by chance
-    /// between half of it and all of it, so that many clients do not return at once.
+    /// The longest pause after the first failure; it doubles with each failure. The pause itself is drawn by
+    /// chance between half of it and all of it, so that many clients do not return at once.
     pub first_pause: Duration,
     /// What the pause stops doubling at.
     pub longest_pause: Duration,
@@ -67,9 +67,9 @@ enum GaveUp {
 
 /// A storage whose calls are repeated until they succeed, fail for good, or their time is over.
 ///
-/// All calls can be repeated. A create whose reply was lost finds its name taken: then the object is read back, and the
-/// same bytes are a success. Two writers that create the same bytes under one name may therefore both succeed if the
-/// storage falters; where only one may, the bytes must tell them apart.
+/// All calls can be repeated. A create whose reply was lost finds its name taken: then the object is read
+/// back, and the same bytes are a success. Two writers that create the same bytes under one name may
+/// therefore both succeed if the storage falters; where only one may, the bytes must tell them apart.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,
@@ -191,7 +191,8 @@ impl<'a> Trying<'a> {
         }
     }
 
-    /// Repeats `attempt`, whose length is not bounded because it takes care of its own parts, such as pages of a listing.
+    /// Repeats `attempt`, whose length is not bounded because it takes care of its own parts, such as pages
+    /// of a listing.
     async fn run_unbounded<T, F>(&mut self, attempt: impl Fn() -> F) -> Result<T, StorageError>
     where
         F: Future<Output = Result<T, StorageError>>,

@@ -1,4 +1,5 @@
-//! What a remote storage needs to know beyond its location. Only `cli` reads the environment and fills this in.
+//! What a remote storage needs to know beyond its location. Only `cli` reads the environment and fills this
+//! in.
 
 use crate::retry::RetryPolicy;
 use secrecy::SecretString;
@@ -15,8 +16,9 @@ pub struct Settings {
     pub azure: AzureSettings,
     /// How long a call goes on trying.
     pub retry: RetryPolicy,
-    /// Whether the storage honours create-only writes (`If-None-Match: *` and kin), as [`probe`](crate::probe::probe) found out.
-    /// Without them a name is looked at before it is written, which is safe for one writer at a time only.
+    /// Whether the storage honours create-only writes (`If-None-Match: *` and kin), as
+    /// [`probe`](crate::probe::probe) found out. Without them a name is looked at before it is written, which
+    /// is safe for one writer at a time only.
     pub conditional_put: bool,
     /// Allows `http://` to an endpoint on another machine.
     pub allow_http: bool,
@@ -83,7 +85,7 @@ pub struct GcsSettings {
     pub application_credentials: Option<String>,
     /// A bearer token obtained elsewhere.
     pub bearer_token: Option<SecretString>,
-    /// Sends requests without credentials, for an emulator or a public bucket.
+    /// Asks nobody for credentials, for an emulator.
     pub anonymous: bool,
 }
 

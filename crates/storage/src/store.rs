@@ -14,8 +14,9 @@ use std::sync::Arc;
 pub trait Storage: fmt::Debug + Send + Sync {
     /// Creates the object out of `parts`, one after the other.
     ///
-    /// `Ok` means that it would survive power loss. Fails with [`StorageError::NameTaken`], leaving what is there, if
-    /// the object exists. When a retry finds that an earlier try of the same call had arrived (same bytes), that is `Ok`.
+    /// `Ok` means that it would survive power loss. Fails with [`StorageError::NameTaken`], leaving what is
+    /// there, if the object exists. When a retry finds that an earlier try of the same call had arrived (same
+    /// bytes), that is `Ok`.
     async fn create(&self, name: &ObjectName, parts: &[Bytes]) -> Result<(), StorageError>;
 
     /// The bytes `range`, counted from the start of the object, exactly as many as asked for.
@@ -34,7 +35,8 @@ pub trait Storage: fmt::Debug + Send + Sync {
 
     /// Every object below `prefix`, however deep, ordered by name, each once; empty when there is none.
     ///
-    /// A listing may be older than the objects: absence from it proves nothing (reliability: never delete from it alone).
+    /// A listing may be older than the objects: absence from it proves nothing (reliability: never delete
+    /// from it alone).
     async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StorageError>;
 
     /// The level directly below `prefix`.

@@ -1,8 +1,9 @@
 //! A directory as storage.
 //!
-//! Objects are plain files below the root, so a repository can be copied with any tool. `write` publishes and deletes
-//! durably, `walk` lists. The root itself is made only by [`make_root`](crate::make_root), never by a write: a mount that
-//! went away must not be mistaken for an empty repository, nor be written into from below.
+//! Objects are plain files below the root, so a repository can be copied with any tool. `write` publishes and
+//! deletes durably, `walk` lists. The root itself is made only by [`make_root`](crate::make_root), never by a
+//! write: a mount that went away must not be mistaken for an empty repository, nor be written into from
+//! below.
 
 mod walk;
 mod write;
@@ -26,8 +27,8 @@ pub(crate) use write::make_directories;
 
 /// Objects as files below one directory.
 ///
-/// A new object is written under a hidden temporary name, fsynced, renamed without replacing, and its directories are
-/// fsynced. Directories get mode 0700, files 0600. Symbolic links are not objects.
+/// A new object is written under a hidden temporary name, fsynced, renamed without replacing, and its
+/// directories are fsynced. Directories get mode 0700, files 0600. Symbolic links are not objects.
 #[derive(Clone, Debug)]
 pub struct Filesystem {
     inner: Arc<Inner>,
@@ -198,7 +199,8 @@ impl Inner {
     }
 }
 
-/// Whether the operating system says that there is no such file: missing, or below something that is no directory.
+/// Whether the operating system says that there is no such file: missing, or below something that is no
+/// directory.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

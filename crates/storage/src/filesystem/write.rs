@@ -34,7 +34,8 @@ impl Inner {
         match written {
             Ok(()) => {}
             Err(error) => {
-                // The temporary name is ours alone; what cannot be removed now is removed when it is a day old.
+                // The temporary name is ours alone; what cannot be removed now is removed when it is a day
+                // old.
                 let _ = std::fs::remove_file(&temporary);
                 if error.kind() == io::ErrorKind::AlreadyExists {
                     return self.taken(name, directory);
@@ -72,8 +73,9 @@ impl Inner {
         }
     }
 
-    /// The answer to a taken name. Whoever published it may have died before the directory was durable, and the caller
-    /// may find the bytes to be its own and call them safe: so the directory is made durable first.
+    /// The answer to a taken name. Whoever published it may have died before the directory was durable, and
+    /// the caller may find the bytes to be its own and call them safe: so the directory is made durable
+    /// first.
     fn taken(&self, name: &ObjectName, directory: &Path) -> Result<(), StorageError> {
         self.make_durable(directory)
             .and_then(|()| sync_directory(directory))
@@ -99,7 +101,8 @@ impl Inner {
         }
     }
 
-    /// Makes `directory` and those above it up to the root, and makes their names durable, once for each process.
+    /// Makes `directory` and those above it up to the root, and makes their names durable, once for each
+    /// process.
     ///
     /// A directory found in place is synced too: another process may have died between making and syncing it.
     fn make_durable(&self, directory: &Path) -> io::Result<()> {
@@ -121,7 +124,8 @@ impl Inner {
     }
 }
 
-/// Makes `directory` and what is missing between it and `top` (which must exist), mode 0700, each name fsynced.
+/// Makes `directory` and what is missing between it and `top` (which must exist), mode 0700, each name
+/// fsynced.
 pub(crate) fn make_directories(directory: &Path, top: &Path) -> io::Result<()> {
     if directory == top {
         return Ok(());

@@ -43,7 +43,8 @@ impl Answer {
         self.status == 416 && (self.size == Some(0) || self.size.is_none() && self.code_is(&["InvalidRange"]))
     }
 
-    /// The error that a caller gets. A 404 is an absence only if the store itself says that the object is what is absent.
+    /// The error that a caller gets. A 404 is an absence only if the store itself says that the object is
+    /// what is absent.
     fn meaning(self, action: Action, name: Option<&ObjectName>) -> StorageError {
         if self.code_is(&["NoSuchBucket", "ContainerNotFound"]) {
             return StorageError::RootMissing { root: "the bucket".to_owned() };
@@ -104,7 +105,8 @@ impl fmt::Display for Answer {
 
 impl Error for Answer {}
 
-/// A request without an answer. Holds the innermost reason only: the layers between repeat the address, which may be signed.
+/// A request without an answer. Holds the innermost reason only: the layers between repeat the address, which
+/// may be signed.
 #[derive(Debug)]
 pub(super) struct Broken {
     text: String,
@@ -114,6 +116,11 @@ pub(super) struct Broken {
 impl Broken {
     pub fn new(error: &(dyn Error + 'static), for_credentials: bool) -> Broken {
         Broken { text: innermost(error), for_credentials }
+    }
+
+    /// The platform's service for credentials has a bad moment.
+    pub fn status(status: u16) -> Broken {
+        Broken { text: format!("the answer was HTTP {status}"), for_credentials: true }
     }
 
     /// A certificate that does not fit will not fit later.

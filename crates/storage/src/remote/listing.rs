@@ -17,8 +17,8 @@ const PAGE_BYTES: u64 = 1024 * 1024;
 impl Remote {
     /// All pages, as one level or to any depth.
     ///
-    /// Pages are tried again one by one, as a long listing would otherwise never end. Entries that come twice count once,
-    /// and a listing that leads back to a page it came from is an error, not an endless loop.
+    /// Pages are tried again one by one, as a long listing would otherwise never end. Entries that come twice
+    /// count once, and a listing that leads back to a page it came from is an error, not an endless loop.
     pub(super) async fn list_pages(
         &self,
         call: Call,

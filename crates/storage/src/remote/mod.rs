@@ -1,7 +1,8 @@
 //! Buckets: Amazon S3 and kin, Google Cloud Storage, Azure Blob Storage.
 //!
-//! `provider` sets up the client library, `wire` judges what comes over the network, `fault` says what it means. Nothing
-//! here tries again; [`Retry`](crate::Retry) does. Objects are written by one request each (up to 5 GB).
+//! `provider` sets up the client library, `wire` judges what comes over the network, `fault` says what it
+//! means. Nothing here tries again; [`Retry`](crate::Retry) does. Objects are written by one request each (up
+//! to 5 GB).
 
 mod fault;
 mod listing;
@@ -31,8 +32,8 @@ const PROMISE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Objects in a bucket, below a prefix.
 ///
-/// The client is built when the first call comes: reading the machine's certificates takes longer than many a command
-/// that never gets as far as a call.
+/// The client is built when the first call comes: reading the machine's certificates takes longer than many a
+/// command that never gets as far as a call.
 pub struct Remote {
     location: Location,
     prefix: String,
@@ -91,7 +92,8 @@ impl Remote {
         }
     }
 
-    /// Fetches a range. Always by range, even a whole object: only the store itself answers one with its place and size.
+    /// Fetches a range. Always by range, even a whole object: only the store itself answers one with its
+    /// place and size.
     async fn fetch(&self, call: Call, name: &ObjectName, range: GetRange) -> Result<Fetched, Unfetched> {
         let action = Action::new(call, name.as_str());
         let result = self.request(&action, name, range).await?;

@@ -123,8 +123,12 @@ impl Provider {
             .with_http_connector(self.connector())
             .with_client_options(self.client_options())
             .with_retry(no_retry())
-            .with_bucket_name(&self.bucket.name)
-            .with_skip_signature(settings.anonymous);
+            .with_bucket_name(&self.bucket.name);
+        if settings.anonymous {
+            // The library's own way to skip signing forgets deletes, and asks the machine for credentials
+            // then.
+            builder = builder.with_bearer_token("anonymous");
+        }
         if settings.endpoint.is_some() {
             builder = builder.with_base_url(self.endpoint.as_str().trim_end_matches('/'));
         }
@@ -174,8 +178,8 @@ impl Provider {
         Connector { host: self.endpoint.host_str().unwrap_or_default().to_owned() }
     }
 
-    /// The library's own time limits are off: one for a whole request would cut off a slow upload. [`Retry`](crate::Retry)
-    /// bounds each try by its bytes.
+    /// The library's own time limits are off: one for a whole request would cut off a slow upload.
+    /// [`Retry`](crate::Retry) bounds each try by its bytes.
     fn client_options(&self) -> ClientOptions {
         let mut options = ClientOptions::new()
             .with_timeout_disabled()
@@ -184,7 +188,8 @@ impl Provider {
             .with_allow_http(self.endpoint.scheme() == "http")
             .with_user_agent(HeaderValue::from_static(concat!("pgkeep/", env!("CARGO_PKG_VERSION"))));
         if self.is_tigris() {
-            // Without it a region away from the leader answers from its own copy, and conditions are judged by that.
+            // Without it a region away from the leader answers from its own copy, and conditions are judged
+            // by that.
             let mut headers = HeaderMap::new();
             headers.insert("x-tigris-consistent", HeaderValue::from_static("true"));
             options = options.with_default_headers(headers);

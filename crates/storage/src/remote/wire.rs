@@ -1,8 +1,9 @@
 //! Between the client library and the network: what comes back is judged before the library sees it.
 //!
-//! The library takes any answer with status 200 for a success and any 404 for "not there", and reads an empty listing
-//! out of an error document. Proxies, login pages and half-compatible servers send all of these. Here each answer of the
-//! store must have the shape that its request calls for; everything else becomes an [`Answer`].
+//! The library takes any answer with status 200 for a success and any 404 for "not there", and reads an empty
+//! listing out of an error document. Proxies, login pages and half-compatible servers send all of these. Here
+//! each answer of the store must have the shape that its request calls for; everything else becomes an
+//! [`Answer`].
 
 use super::fault::{Answer, Broken};
 use async_trait::async_trait;
@@ -59,9 +60,9 @@ impl HttpService for Wire {
             HttpError::new(kind, Broken::new(&error, purpose == Purpose::Credentials))
         })?;
         match purpose {
-            Purpose::Credentials => Ok(response),
+            Purpose::Credentials => judge_credentials(response),
             _ if !response.status().is_success() => Err(refuse(explained(response).await)),
-            Purpose::Read => judge_read(response),
+            Purpose::Read => judge_read(response).await,
             Purpose::List => judge_listing(response).await,
             Purpose::Change => judge_change(response).await,
         }
@@ -85,18 +86,47 @@ impl Wire {
     }
 }
 
+/// The library knows these services; only that they may be busy for a moment is lost on it.
+fn judge_credentials(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let status = response.status();
+    if status.is_server_error() || status.as_u16() == 429 {
+        return Err(HttpError::new(HttpErrorKind::Request, Broken::status(status.as_u16())));
+    }
+    Ok(response)
+}
+
 /// We read by range only, so an answer without one is not from the store.
-fn judge_read(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+async fn judge_read(response: HttpResponse) -> Result<HttpResponse, HttpError> {
     let status = response.status().as_u16();
+    let headers = response.headers();
+    let nothing_left = match status {
+        206 => header(headers, "content-range").and_then(size_beyond_which),
+        // Some servers answer a range of an empty object so.
+        200 if header(headers, "content-length") == Some("0") && headers.contains_key("etag") => Some(0),
+        _ => None,
+    };
+    if let Some(size) = nothing_left {
+        return Err(refuse(Answer { status: 416, size: Some(size), ..Answer::default() }));
+    }
     if status == 206 {
         return Ok(response);
     }
-    let headers = response.headers();
-    if header(headers, "content-length") == Some("0") && headers.contains_key("etag") {
-        // Some servers answer a range of an empty object so, instead of by 416.
-        return Err(refuse(Answer { status: 416, size: Some(0), ..Answer::default() }));
-    }
-    Err(refuse(Answer { status, strange: Some("a page instead of the object's range"), ..Answer::default() }))
+    let strange = Some("a page instead of the object's range");
+    let length = header(headers, "content-length").and_then(|length| length.parse().ok());
+    let text = match length {
+        Some(0..=EXPLANATION_BYTES_MAX) => collect(response.into_body(), EXPLANATION_BYTES_MAX).await?,
+        _ => Bytes::new(),
+    };
+    Err(refuse(Answer { strange, ..Answer::read(status, None, &String::from_utf8_lossy(&text)) }))
+}
+
+/// The object's size out of `bytes 100-99/100`, as azurite answers a range that begins at the end, instead of
+/// by 416.
+fn size_beyond_which(content_range: &str) -> Option<u64> {
+    let (range, size) = content_range.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, last) = range.split_once('-')?;
+    let (start, last): (i128, i128) = (start.parse().ok()?, last.parse().ok()?);
+    if last < start { size.parse().ok() } else { None }
 }
 
 /// A listing must be a whole listing: the library reads any other document as an empty one.
@@ -124,6 +154,11 @@ async fn judge_change(response: HttpResponse) -> Result<HttpResponse, HttpError>
     let (parts, body) = response.into_parts();
     let bytes = collect(body, EXPLANATION_BYTES_MAX).await?;
     let text = String::from_utf8_lossy(&bytes);
+    if let Some(refused) =
+        header(&parts.headers, "content-type").and_then(|kind| refused_in_batch(kind, &text))
+    {
+        return Err(refuse(refused));
+    }
     let lower = text.to_ascii_lowercase();
     let strange = if text.contains("<Error>") {
         "an error with status 200"
@@ -133,6 +168,17 @@ async fn judge_change(response: HttpResponse) -> Result<HttpResponse, HttpError>
         return Ok(HttpResponse::from_parts(parts, bytes.into()));
     };
     Err(refuse(Answer { strange: Some(strange), ..Answer::read(parts.status.as_u16(), None, &text) }))
+}
+
+/// Azure deletes in batches, here of one: the answer holds the real one.
+fn refused_in_batch(content_type: &str, text: &str) -> Option<Answer> {
+    if !content_type.starts_with("multipart/mixed") {
+        return None;
+    }
+    let (_, inner) = text.split_once("HTTP/1.1 ")?;
+    let status = inner.get(..3)?.parse().ok().filter(|status| *status >= 300)?;
+    let code = inner.lines().find_map(|line| line.strip_prefix("x-ms-error-code:")).map(str::trim);
+    Some(Answer::read(status, code, inner))
 }
 
 /// What an answer without success says about the reason.
@@ -188,6 +234,25 @@ pub(super) fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_answer_inside_a_batch_counts() {
+        let text = "--batch\r\nContent-ID: 0\r\n\r\nHTTP/1.1 404 gone\r\nx-ms-error-code: BlobNotFound\r\n\r\n--batch--";
+        let answer = refused_in_batch("multipart/mixed; boundary=batch", text).unwrap();
+        assert_eq!((answer.status, answer.code.as_deref()), (404, Some("BlobNotFound")));
+        assert_eq!(refused_in_batch("multipart/mixed", &text.replace("404", "202")), None);
+        assert_eq!(refused_in_batch("text/html", text), None);
+        assert_eq!(refused_in_batch("multipart/mixed", "HTTP/1.1 4"), None);
+    }
+
+    #[test]
+    fn a_range_that_ends_before_it_begins_is_beyond_the_object() {
+        assert_eq!(size_beyond_which("bytes 0--1/0"), Some(0));
+        assert_eq!(size_beyond_which("bytes 100-99/100"), Some(100));
+        for other in ["bytes 0-0/1", "bytes 5-9/*", "bytes */100", "bytes -", "0-0/1", "bytes é-/1"] {
+            assert_eq!(size_beyond_which(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn only_a_whole_listing_is_a_listing() {
