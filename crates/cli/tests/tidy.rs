@@ -19,7 +19,6 @@ const FUNCTION_TARGET: usize = 70;
 /// Files over `FILE_TARGET`. This list only shrinks: an entry for a file that has become short fails.
 const LONG_FILES: &[&str] = &[
     "crates/operations/src/backup/worker.rs",
-    "crates/operations/src/reachable.rs",
     "crates/repository/src/archive.rs",
     "crates/repository/src/content.rs",
     "crates/repository/src/pack.rs",

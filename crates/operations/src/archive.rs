@@ -57,6 +57,8 @@ pub struct Limits {
     /// How long a missing segment is waited for when a later one is stored: segments that are pushed in parallel arrive
     /// out of order. Default 5 s.
     pub hole_wait: Duration,
+    /// How long a drainer that was started may take to be there. Default 1 s.
+    pub start_grace: Duration,
     /// How long a background process waits for its work to be made use of before it ends. Default one minute, which
     /// outlasts a checkpoint during replay.
     pub idle: Duration,
@@ -69,6 +71,7 @@ impl Default for Limits {
             workers: 2,
             prefetch: 8,
             hole_wait: Duration::from_secs(5),
+            start_grace: Duration::from_secs(1),
             idle: Duration::from_secs(60),
         }
     }
@@ -142,3 +145,5 @@ fn archive_status(error: &ArchiveError) -> u8 {
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pg::wal::FileName;
+use repository::archive::Stored;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Context;
 use super::push::{PushError, push_file, ready_files};
 use super::spool::{FileIdentity, Role, Spool};
+use crate::failpoint;
 
 /// How many files may be stored ahead of PostgreSQL's asking.
 const AHEAD: usize = 64;
@@ -93,15 +95,21 @@ async fn store_all(
     Ok(room)
 }
 
+type Tried = (FileName, Result<(Stored, FileIdentity), PushError>);
+
 async fn finish_one(
     spool: &Spool,
-    running: &mut JoinSet<(FileName, Result<(repository::archive::Stored, FileIdentity), PushError>)>,
+    running: &mut JoinSet<Tried>,
     drained: &mut Drained,
 ) -> Result<(), PushError> {
     let Some(finished) = running.join_next().await else { return Ok(()) };
     let (name, result) = finished.expect("a push does not panic, and none is cancelled");
     match result {
-        Ok((_, file)) => drained.files += u64::from(spool.note_pushed(&name, file)),
+        Ok((_, file)) => {
+            failpoint::reach("wal-drain.stored");
+            drained.files += u64::from(spool.note_pushed(&name, file));
+            failpoint::reach("wal-drain.noted");
+        }
         // PostgreSQL has recycled or removed it since: it was archived by another way.
         Err(PushError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::spool::{Role, Spool};
 use super::{Background, Context, Start, archive_status, repository_status, status};
+use crate::failpoint;
 
 pub use super::prefetch::{Prefetched, prefetch};
 
@@ -191,11 +192,13 @@ async fn take_ahead(
     };
     if let Some((content, path)) = &good {
         // A rename costs nothing; it fails between file systems.
+        failpoint::reach("wal-get.ahead");
         let moved = fs::rename(path, target).and_then(|()| sync_directory(directory));
         if moved.is_err() {
             write_file(directory, target, content)?;
         }
     }
+    failpoint::reach("wal-get.taken");
     spool.forget_fetched(segment);
     Ok(good.is_some())
 }
@@ -300,7 +303,9 @@ fn write_file(directory: &Path, target: &Path, content: &[u8]) -> Result<(), Get
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
+        failpoint::reach("wal-get.written");
         fs::rename(&temporary, target)?;
+        failpoint::reach("wal-get.placed");
         sync_directory(directory)
     };
     write().map_err(fail)
@@ -309,3 +314,6 @@ fn write_file(directory: &Path, target: &Path, content: &[u8]) -> Result<(), Get
 fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::spool::{FileIdentity, Role, Spool};
 use super::{Background, Context, Start, archive_status, status};
+use crate::failpoint;
 
 pub use super::drain::{Drained, drain};
 
@@ -23,8 +24,6 @@ pub use super::drain::{Drained, drain};
 const BACKLOG: usize = 2;
 /// With fewer notes than this, it is time to see whether a new drainer is needed.
 const LOW_WATER: usize = 16;
-/// How long a drainer may take to begin.
-const START_GRACE: Duration = Duration::from_secs(2);
 /// How often a waiting call looks for its note.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -142,6 +141,7 @@ pub async fn run(context: &Context, path: &Path, start: Start<'_>) -> Result<Pus
         && let Ok(file) = fs::metadata(path).map(|metadata| FileIdentity::from(&metadata))
         && ahead(context, &spool, &name, &file, wal_directory, start).await
     {
+        failpoint::reach("wal-push.answered");
         spool.forget_pushed(&name.to_string());
         return Ok(Pushed::Ahead);
     }
@@ -184,7 +184,7 @@ async fn ahead(
             return true;
         }
         alive |= locked;
-        if !locked && (alive || begun.elapsed() > START_GRACE) {
+        if !locked && (alive || begun.elapsed() > context.limits.start_grace) {
             return false;
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -223,6 +223,7 @@ pub(super) async fn push_file(
     name: &FileName,
 ) -> Result<(Stored, FileIdentity), PushError> {
     let (content, identity) = read_file(path, name)?;
+    failpoint::reach("wal-push.read");
     let limit = context.limits.deadline_for(content.len() as u64);
     let store = store_file(context, path, name, &content);
     match tokio::time::timeout(limit, store).await {
@@ -280,8 +281,11 @@ async fn store_file(
     if let Some(identity) = identity {
         context.repository.bind(&context.cluster, &identity).await.map_err(archive)?;
     }
+    failpoint::reach("wal-push.bound");
     let threads = context.limits.workers;
-    context.repository.store_wal(&context.cluster, name, content, &info, threads).await.map_err(archive)
+    let stored = context.repository.store_wal(&context.cluster, name, content, &info, threads).await;
+    failpoint::reach("wal-push.stored");
+    stored.map_err(archive)
 }
 
 /// The cluster that a segment is of, after everything that its header can tell was compared with its name.
@@ -311,3 +315,6 @@ fn server_identity(path: &Path) -> Option<Identity> {
         major: u32::from(control.major()?.number()),
     })
 }
+
+#[cfg(test)]
+mod tests;

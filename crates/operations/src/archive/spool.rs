@@ -17,6 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::Context;
+use crate::failpoint;
 
 /// A spool that nothing has touched for so long belongs to a server that is gone.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
@@ -145,10 +146,12 @@ impl Spool {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
         file.write_all(content)?;
         file.sync_all()?;
+        failpoint::reach("wal-prefetch.written");
         let digest = self.context.repository.digester().content(content);
         let note = Fetched { cluster: self.context.cluster.to_string(), digest };
         let bytes = serde_json::to_vec(&note).expect("plain fields");
         self.notes.put(Drawer::Fetched, &name.to_string(), &bytes);
+        failpoint::reach("wal-prefetch.noted");
         fs::rename(&part, self.path(name))
     }
 

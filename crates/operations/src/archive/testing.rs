@@ -1,7 +1,7 @@
 //! A server's `pg_wal` in a temporary folder and a repository in memory.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -54,6 +54,31 @@ pub fn numbered(number: u64) -> String {
     SegmentName::from_number(pg::TimelineId::FIRST, number, mib()).to_string()
 }
 
+/// Makes or finds the folders of a server and the repository in `store`.
+pub async fn context_in(folder: &Path, store: Arc<dyn Storage>, seed: u8) -> Context {
+    fs::create_dir_all(folder.join("data/pg_wal/archive_status")).unwrap();
+    let keyring = Keyring::for_test_vectors(seed);
+    let description = Description::new(&keyring.writer, "2026-11-22T00:00:00Z".parse().unwrap(), true);
+    let created = store.create(&layout::description(), &[Bytes::from(description.encode())]).await;
+    assert!(matches!(created, Ok(()) | Err(StorageError::NameTaken { .. })));
+    let local = folder.join("state");
+    let repository = Repository::assemble(store, description, Access::Full(keyring), Some(&local));
+    let limits = Limits {
+        deadline: Duration::from_secs(5),
+        hole_wait: Duration::ZERO,
+        start_grace: Duration::from_millis(50),
+        idle: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    Context {
+        repository: Arc::new(repository),
+        cluster: ClusterName::new("main").unwrap(),
+        spool: Some(folder.join("spool")),
+        limits,
+        now: || "2026-11-22T01:00:00Z".parse().unwrap(),
+    }
+}
+
 impl World {
     pub async fn new() -> Self {
         Self::with_key(1).await
@@ -61,28 +86,9 @@ impl World {
 
     pub async fn with_key(seed: u8) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join("data/pg_wal/archive_status")).unwrap();
         let faults = Arc::new(Faulty::new(Memory::new()));
         let store = Arc::new(Recording::new(faults.clone()));
-        let keyring = Keyring::for_test_vectors(seed);
-        let description = Description::new(&keyring.writer, "2026-11-22T00:00:00Z".parse().unwrap(), true);
-        store.create(&layout::description(), &[Bytes::from(description.encode())]).await.unwrap();
-        let local = folder.path().join("state");
-        let access = Access::Full(keyring);
-        let repository = Repository::assemble(store.clone(), description, access, Some(&local));
-        let limits = Limits {
-            deadline: Duration::from_secs(5),
-            hole_wait: Duration::ZERO,
-            idle: Duration::from_millis(300),
-            ..Limits::default()
-        };
-        let context = Context {
-            repository: Arc::new(repository),
-            cluster: ClusterName::new("main").unwrap(),
-            spool: Some(folder.path().join("spool")),
-            limits,
-            now: || "2026-11-22T01:00:00Z".parse().unwrap(),
-        };
+        let context = context_in(folder.path(), store.clone(), seed).await;
         Self { folder, store, faults, context, asked: Mutex::default() }
     }
 
