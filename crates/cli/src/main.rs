@@ -1,2 +1,125 @@
-//! pgkeep
-fn main() {}
+//! The program `pgkeep`: the command line, the settings, and how results and failures are shown.
+//!
+//! In reading order: [`arguments`], [`settings`], [`opening`] (from settings to an open repository), [`commands`] (one
+//! module each), [`failure`] (from an error to text, hint and exit code). This is the only room that reads the
+//! environment, prints and exits; what a command *does* is in `operations`.
+
+mod arguments;
+mod commands;
+mod failure;
+mod logging;
+mod opening;
+mod output;
+mod progress;
+mod secret_files;
+mod settings;
+mod terminal;
+
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use operations::archive::get::failed_before;
+use tokio::runtime::{Builder, Runtime};
+
+use arguments::{Arguments, Command};
+use commands::Session;
+use commands::wal::WalCommand;
+use failure::{Class, Failure, Outcome};
+use output::Output;
+use settings::Settings;
+
+fn main() -> ExitCode {
+    panic::set_hook(Box::new(tell_panic));
+    // What fails before the command line is understood must not look like "no such segment" to a recovering server.
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let place = |word: &str| words.iter().position(|found| found == word);
+    let recovering = place("wal").zip(place("get")).is_some_and(|(wal, get)| wal < get);
+    let code = match panic::catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(code)) => code,
+        Ok(Err(class)) if recovering => failed_before(class as u8),
+        Ok(Err(class)) => class as u8,
+        Err(_) if recovering => failed_before(Class::Bug as u8),
+        Err(_) => Class::Bug as u8,
+    };
+    ExitCode::from(code)
+}
+
+/// Runs the command line; returns the exit code of a command that ended well, or the class of its failure, which was
+/// shown.
+fn run() -> Result<u8, Class> {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(told) => {
+            let usage = told.use_stderr();
+            // Where nobody reads the help, there is nobody to tell.
+            let _ = told.print();
+            return if usage { Err(Class::WrongRequest) } else { Ok(0) };
+        }
+    };
+    let json = arguments.shared.json;
+    execute(arguments).map_err(|failure| {
+        show(&failure, json);
+        failure.class
+    })
+}
+
+fn show(failure: &Failure, json: bool) {
+    if json {
+        output::print_error(&format!("{}\n", failure.to_json()));
+    } else {
+        output::print_error(&failure.render(output::width()));
+    }
+}
+
+fn execute(arguments: Arguments) -> Outcome<u8> {
+    let output = Output { json: arguments.shared.json };
+    let quiet = arguments.shared.quiet || output.json;
+    match &arguments.command {
+        Command::Version => {
+            let version = env!("CARGO_PKG_VERSION");
+            output.show(&serde_json::json!({"version": version}), || format!("pgkeep {version}\n"))?;
+            return Ok(0);
+        }
+        Command::Demo(demo) => return commands::demo::run(demo, output).map(|()| 0),
+        _ => {}
+    }
+    let settings = Settings::read(&arguments.shared)?;
+    logging::begin(&settings);
+    settings::warn_of_unknown_variables();
+    let session = Session { settings, output, quiet };
+    runtime(&arguments.command)?.block_on(dispatch(&session, &arguments.command))
+}
+
+async fn dispatch(session: &Session, command: &Command) -> Outcome<u8> {
+    match command {
+        Command::Init(arguments) => commands::init::run(session, arguments).await.map(|()| 0),
+        Command::Backup(arguments) => commands::backup::run(session, arguments).await,
+        Command::Restore(arguments) => commands::restore::run(session, arguments).await.map(|()| 0),
+        Command::Wal(command) => commands::wal::run(session, command).await,
+        Command::List(_) => commands::list::run(session).await,
+        Command::Status(_) => commands::status::run(session).await,
+        Command::Info(arguments) => commands::info::run(session, arguments).await,
+        Command::Config(arguments) => commands::config::run(session, arguments).map(|()| 0),
+        Command::Key(command) => commands::key::run(session, command).await.map(|()| 0),
+        Command::Demo(_) | Command::Version => Ok(0),
+    }
+}
+
+/// PostgreSQL waits for `wal push` and `wal get`, which do one thing at a time: they start no threads.
+fn runtime(command: &Command) -> Outcome<Runtime> {
+    let single = matches!(command, Command::Wal(WalCommand::Push { .. } | WalCommand::Get { .. }));
+    let mut builder = if single { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    builder.enable_all().build().map_err(|error| Failure::caused("start the runtime", &error))
+}
+
+/// Says in two lines that pgkeep is wrong, instead of Rust's own words.
+fn tell_panic(info: &panic::PanicHookInfo<'_>) {
+    let what = info.payload().downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let what = what.or_else(|| info.payload().downcast_ref::<String>().cloned()).unwrap_or_default();
+    let place = info.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
+    let failure = Failure::new(Class::Bug, "pgkeep made a mistake and stopped")
+        .because(format!("{what} ({place})"))
+        .hint("nothing that was stored is harmed; please report this");
+    output::print_error(&failure.render(80));
+}

@@ -85,9 +85,19 @@ pub fn check(facts: &ServerFacts, archive_command: &str) -> Report {
 /// The server passes it to a shell after replacing `%p`, so the program's path and the arguments that come before
 /// `wal push` are quoted for both. Source: `shell_archive_file`, `shell_archive.c`.
 pub fn archive_command(program: &Path, arguments: &[&str]) -> String {
+    command_line(program, arguments, "wal push %p")
+}
+
+/// The command that brings a segment back: `/usr/bin/pgkeep wal get %f %p`, quoted as [`archive_command`] is. Source:
+/// `BuildRestoreCommand`, `shell_restore.c`.
+pub fn restore_command(program: &Path, arguments: &[&str]) -> String {
+    command_line(program, arguments, "wal get %f %p")
+}
+
+fn command_line(program: &Path, arguments: &[&str], rest: &str) -> String {
     let mut words = vec![shell_word(&program.to_string_lossy())];
     words.extend(arguments.iter().map(|argument| shell_word(argument)));
-    words.push("wal push %p".to_owned());
+    words.push(rest.to_owned());
     words.join(" ")
 }
 

@@ -1,0 +1,25 @@
+//! One module for each command: its arguments, and how it shows what an operation returned.
+
+pub mod backup;
+pub mod config;
+pub mod demo;
+pub mod info;
+pub mod init;
+pub mod key;
+pub mod list;
+pub mod restore;
+pub mod status;
+pub mod wal;
+
+use crate::output::Output;
+use crate::settings::Settings;
+
+/// What every command works with.
+pub struct Session {
+    /// What pgkeep was told.
+    pub settings: Settings,
+    /// Where results go.
+    pub output: Output,
+    /// Whether to tell no progress.
+    pub quiet: bool,
+}

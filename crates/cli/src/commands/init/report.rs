@@ -1,0 +1,223 @@
+//! What `init` found and did.
+
+use std::path::{Path, PathBuf};
+
+use repository::Repository;
+use repository::description::Description;
+use serde_json::{Value, json};
+use server::facts::ServerFacts;
+use server::settings_check::{self, Severity};
+use storage::Location;
+use storage::probe::Capabilities;
+
+use super::{KeyFiles, shortcomings};
+use crate::failure::{Failure, Outcome, push_wrapped};
+use crate::opening;
+use crate::output::{facts, moment, width};
+use crate::settings::Settings;
+
+/// Everything that the user should know at the end.
+pub struct Report {
+    made: bool,
+    location: String,
+    id: String,
+    created: jiff::Timestamp,
+    capabilities: Option<Capabilities>,
+    create_only: bool,
+    files: KeyFiles,
+    passphrase_only: bool,
+    secrets_in_variables: Vec<&'static str>,
+    /// The configuration file that was written.
+    pub config: Option<PathBuf>,
+    command: String,
+    server: Option<Server>,
+}
+
+enum Server {
+    Unreachable(String),
+    Checked { facts: Box<ServerFacts>, report: settings_check::Report },
+}
+
+impl Report {
+    /// A repository that was just made.
+    pub fn made(
+        settings: &Settings,
+        location: &Location,
+        repository: &Repository,
+        capabilities: Capabilities,
+        files: KeyFiles,
+    ) -> Self {
+        let report = Self::existing(settings, location, repository.description());
+        Self { made: true, capabilities: Some(capabilities), files, ..report }
+    }
+
+    /// A repository that was there.
+    pub fn existing(settings: &Settings, location: &Location, description: &Description) -> Self {
+        let machine = ["key_file", "key", "writer_file", "writer"];
+        Self {
+            made: false,
+            location: location.to_string(),
+            id: description.id().map(|id| id.to_string()).unwrap_or_default(),
+            created: description.created,
+            capabilities: None,
+            create_only: description.create_only,
+            files: KeyFiles::default(),
+            passphrase_only: !machine.iter().any(|name| settings.values().contains_key(name)),
+            secrets_in_variables: settings.secrets_in_variables(),
+            config: None,
+            command: String::new(),
+            server: None,
+        }
+    }
+
+    /// Works out the `archive_command`.
+    pub fn find_command(&mut self, settings: &Settings, location: &Location) -> Outcome {
+        let program =
+            std::env::current_exe().map_err(|error| Failure::caused("find this program", &error))?;
+        let options = match &self.config {
+            Some(path) => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                vec!["--config".to_owned(), path.to_string_lossy().into_owned()]
+            }
+            None => settings.options_for_commands(),
+        };
+        debug_assert!(!location.to_string().is_empty());
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        self.command = settings_check::archive_command(&program, &options);
+        Ok(())
+    }
+
+    /// Looks at the server; that it cannot be reached is no failure of `init`.
+    pub async fn check_server(&mut self, settings: &Settings) {
+        let command = self.command.clone();
+        let asked = match opening::connect(settings).await {
+            Err(failure) => Err(failure),
+            Ok(connection) => tokio::task::spawn_blocking(move || ServerFacts::read(&connection))
+                .await
+                .map_err(|error| Failure::caused("look at the server", &error))
+                .and_then(|read| read.map_err(|error| Failure::caused("look at the server", &error))),
+        };
+        self.server = Some(match asked {
+            Ok(facts) => {
+                let report = settings_check::check(&facts, &command);
+                Server::Checked { facts: Box::new(facts), report }
+            }
+            Err(failure) => Server::Unreachable(failure.because.first().cloned().unwrap_or(failure.what)),
+        });
+    }
+
+    /// For programs.
+    pub fn to_json(&self) -> Value {
+        let capabilities = self.capabilities.map(|can| {
+            json!({"create_only": can.create_only, "read_back": can.read_back, "list": can.list, "delete": can.delete})
+        });
+        let server = match &self.server {
+            None => Value::Null,
+            Some(Server::Unreachable(why)) => json!({"reachable": false, "why": why}),
+            Some(Server::Checked { facts, report }) => json!({
+                "reachable": true, "version": facts.version, "ready": report.is_ready(),
+                "system_identifier": facts.system_identifier.map(|id| id.to_string()),
+                "findings": report.findings.iter().map(|one| json!({
+                    "severity": severity(one.severity), "what": one.what, "hint": one.hint,
+                })).collect::<Vec<_>>(),
+                "postgresql_conf": report.lines, "needs_restart": report.needs_restart,
+            }),
+        };
+        json!({
+            "made": self.made, "location": self.location, "repository_id": self.id, "created": self.created,
+            "create_only": self.create_only, "capabilities": capabilities,
+            "key_file": self.files.key, "recovery_key_file": self.files.recovery,
+            "config_file": self.config, "archive_command": self.command, "server": server,
+        })
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let made = if self.made { "made now" } else { "it was there already; nothing was changed" };
+        let mut lines = vec![("Repository", format!("{} ({made})", self.location))];
+        lines.push(("Id", format!("{}, of {}", self.id, moment(self.created))));
+        if let Some(can) = &self.capabilities {
+            let short = shortcomings(can);
+            let fine = "never overwrites, reads back what was written, lists, deletes";
+            lines.push(("Storage", if short.is_empty() { fine.to_owned() } else { short.join("; ") }));
+        }
+        for (name, file) in [("Key", &self.files.key), ("Recovery key", &self.files.recovery)] {
+            lines.extend(file.as_ref().map(|file| (name, file.display().to_string())));
+        }
+        lines.extend(self.config.as_ref().map(|file| ("Settings", file.display().to_string())));
+        let mut text = facts(&lines);
+        self.push_advice(&mut text);
+        self.push_server(&mut text);
+        text
+    }
+
+    fn push_advice(&self, text: &mut String) {
+        if self.files.recovery.is_some() {
+            let advice = "put the recovery key where neither this machine nor the repository can take it with them; \
+                then remove the file";
+            push_wrapped(text, "notice: ", advice, width());
+        }
+        if self.passphrase_only {
+            let advice = "archive_command needs a key file or a writer credential, not a passphrase: \
+                `pgkeep key writer FILE`, then --writer-file FILE";
+            push_wrapped(text, "notice: ", advice, width());
+        }
+        if !self.secrets_in_variables.is_empty() {
+            let advice =
+                format!("the server's environment must have {} too", self.secrets_in_variables.join(", "));
+            push_wrapped(text, "notice: ", &advice, width());
+        }
+        if rustix::process::geteuid().is_root() {
+            let advice =
+                "the server's user must be able to read the key and write to the repository; you are root";
+            push_wrapped(text, "notice: ", advice, width());
+        }
+    }
+
+    fn push_server(&self, text: &mut String) {
+        match &self.server {
+            None => {}
+            Some(Server::Unreachable(why)) => {
+                text.push('\n');
+                push_wrapped(text, "The server could not be looked at: ", why, width());
+                text.push_str("For postgresql.conf, then restart the server:\n\n");
+                let lines = ["wal_level = replica", "archive_mode = on", "archive_timeout = 60"];
+                for line in lines {
+                    text.push_str(&format!("{line}\n"));
+                }
+                text.push_str(&format!("archive_command = {}\n", pg::conf::quote(&self.command)));
+            }
+            Some(Server::Checked { facts, report }) => push_checked(text, facts, report),
+        }
+    }
+}
+
+fn push_checked(text: &mut String, facts: &ServerFacts, report: &settings_check::Report) {
+    text.push('\n');
+    let ready = if report.is_ready() { "ready" } else { "not ready yet" };
+    let what = format!("PostgreSQL {} at {} port {}: {ready}", facts.version, facts.host, facts.port);
+    push_wrapped(text, "Server  ", &what, width());
+    for finding in &report.findings {
+        push_wrapped(text, &format!("  {}: ", severity(finding.severity)), &finding.what, width());
+        push_wrapped(text, "    ", &finding.hint, width());
+    }
+    if let (false, Some(file)) = (report.lines.is_empty(), config_file(facts)) {
+        let then = if report.needs_restart { "restart" } else { "reload" };
+        text.push_str(&format!("\nFor {}, then {then} the server:\n\n", file.display()));
+        for line in &report.lines {
+            text.push_str(&format!("{line}\n"));
+        }
+    }
+}
+
+fn config_file(facts: &ServerFacts) -> Option<PathBuf> {
+    facts.config_file.clone().or_else(|| Some(Path::new("postgresql.conf").to_owned()))
+}
+
+fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Advice => "advice",
+        Severity::Warning => "warning",
+        Severity::Problem => "problem",
+    }
+}

@@ -1,0 +1,73 @@
+//! `pgkeep list`: the backups.
+
+use clap::Args;
+use operations::catalogue::{self, BackupSummary, Listing};
+
+use super::Session;
+use crate::failure::{Class, Outcome};
+use crate::opening;
+use crate::output::{bytes, moment, table, table_text};
+use crate::secret_files::Use;
+
+/// Nothing of its own.
+#[derive(Debug, Args)]
+pub struct ListArguments {}
+
+/// Lists the backups of the cluster. The exit code is that of damaged data if a backup is damaged or gone.
+pub async fn run(session: &Session) -> Outcome<u8> {
+    let repository = opening::open(&session.settings, Use::Read).await?;
+    let listing = catalogue::list(&repository, &session.settings.cluster).await?;
+    let others = if listing.backups.is_empty() && listing.damaged.is_empty() {
+        catalogue::clusters(&repository).await?.iter().map(ToString::to_string).collect()
+    } else {
+        Vec::new()
+    };
+    session.output.show(&listing, || text(&listing, &others))?;
+    let whole = listing.damaged.is_empty() && listing.chain.is_empty();
+    Ok(if whole { 0 } else { Class::Damaged as u8 })
+}
+
+fn text(listing: &Listing, others: &[String]) -> String {
+    if listing.backups.is_empty() && listing.damaged.is_empty() {
+        let others: Vec<_> = others.iter().filter(|name| **name != listing.cluster).cloned().collect();
+        let known = if others.is_empty() {
+            String::new()
+        } else {
+            format!(" The repository has: {}.", others.join(", "))
+        };
+        return format!("Cluster {} has no backup.{known}\n", listing.cluster);
+    }
+    let mut shown = table(&["BACKUP", "CONSISTENT AT", "SIZE", "NEW", "STORED", ""]);
+    for backup in &listing.backups {
+        shown.add_row(row(backup));
+    }
+    let mut text = table_text(&shown);
+    for damaged in &listing.damaged {
+        crate::failure::push_wrapped(
+            &mut text,
+            "damaged: ",
+            &format!("{}: {}", damaged.id, damaged.why),
+            crate::output::width(),
+        );
+    }
+    for finding in &listing.chain {
+        crate::failure::push_wrapped(&mut text, "missing: ", finding, crate::output::width());
+    }
+    text
+}
+
+fn row(backup: &BackupSummary) -> [String; 6] {
+    let damage = if backup.damaged_pages > 0 {
+        format!("{} damaged pages", backup.damaged_pages)
+    } else {
+        backup.label.clone()
+    };
+    [
+        backup.id.clone(),
+        backup.ended.map(moment).unwrap_or_default(),
+        bytes(backup.bytes),
+        bytes(backup.bytes_new),
+        bytes(backup.bytes_stored),
+        damage,
+    ]
+}

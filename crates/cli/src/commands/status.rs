@@ -1,0 +1,152 @@
+//! `pgkeep status`: from when to when can be restored, and what is missing.
+
+use clap::Args;
+use jiff::Timestamp;
+use operations::catalogue::{self, Range, Severity, Status};
+use repository::Repository;
+use serde::Serialize;
+use server::connection::Connection;
+
+use super::Session;
+use crate::failure::{Class, Outcome, push_wrapped};
+use crate::opening;
+use crate::output::{bytes, exact_moment, facts, moment, span, width};
+use crate::secret_files::Use;
+use crate::settings::Settings;
+
+/// Nothing of its own.
+#[derive(Debug, Args)]
+pub struct StatusArguments {}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    repository: String,
+    repository_id: &'a str,
+    #[serde(flatten)]
+    status: &'a Status,
+    archiver: Option<&'a Archiver>,
+}
+
+/// What the server says of its archiving.
+#[derive(Debug, Serialize)]
+struct Archiver {
+    archived: u64,
+    last_archived: Option<String>,
+    last_archived_time: Option<String>,
+    failed: u64,
+    last_failed: Option<String>,
+    last_failed_time: Option<String>,
+    /// True while the last thing that happened is a failure.
+    failing: bool,
+}
+
+/// Shows the status. The exit code is that of damaged data if something is lost, and that of not found if nothing can be
+/// restored.
+pub async fn run(session: &Session) -> Outcome<u8> {
+    let settings = &session.settings;
+    let repository = opening::open(settings, Use::Read).await?;
+    let status = catalogue::status(&repository, &settings.cluster, Timestamp::now()).await?;
+    let archiver = archiver(settings).await;
+    let shown = Shown {
+        repository: settings.location()?.to_string(),
+        repository_id: repository.id(),
+        status: &status,
+        archiver: archiver.as_ref(),
+    };
+    session.output.show(&shown, || text(&repository, &shown))?;
+    let lost = status.problems.iter().any(|problem| problem.severity == Severity::Loss);
+    Ok(match (lost, status.ranges.is_empty()) {
+        (true, _) => Class::Damaged as u8,
+        (false, true) => Class::NotFound as u8,
+        (false, false) => 0,
+    })
+}
+
+fn text(repository: &Repository, shown: &Shown<'_>) -> String {
+    let status = shown.status;
+    let mut lines = vec![
+        ("Cluster", format!("{} in {} ({})", status.cluster, shown.repository, repository.id())),
+        ("Bound to", status.bound_to.clone().unwrap_or_else(|| "nothing yet".to_owned())),
+    ];
+    for range in &status.ranges {
+        lines.push(("Restorable", range_text(range)));
+    }
+    if status.ranges.is_empty() {
+        lines.push(("Restorable", "nothing".to_owned()));
+    }
+    if let (Some(newest), Some(age)) = (status.newest_moment, status.newest_moment_age_s) {
+        lines.push(("Newest moment", format!("{}, {} ago", exact_moment(newest), span(age))));
+    }
+    lines.push(("Backups", backups_text(status)));
+    lines.push(("WAL", format!("{} segments, {}", status.segments, bytes(status.wal_bytes))));
+    if let Some(archiver) = shown.archiver {
+        lines.push(("Archiver", archiver.text()));
+    }
+    let mut text = facts(&lines);
+    if status.problems.is_empty() {
+        text.push_str("No problem is known.\n");
+    }
+    for problem in &status.problems {
+        let head = if problem.severity == Severity::Loss { "problem: " } else { "notice:  " };
+        push_wrapped(&mut text, head, &problem.what, width());
+    }
+    text
+}
+
+fn range_text(range: &Range) -> String {
+    let place = |place: &catalogue::Place| place.time.map_or_else(|| format!("LSN {}", place.lsn), moment);
+    let backups =
+        if range.backups == 1 { "1 backup".to_owned() } else { format!("{} backups", range.backups) };
+    format!(
+        "from {} to {} ({backups}, to LSN {} on timeline {})",
+        place(&range.from),
+        place(&range.to),
+        range.to.lsn,
+        range.timeline
+    )
+}
+
+fn backups_text(status: &Status) -> String {
+    match &status.newest_backup {
+        Some(newest) => {
+            let age = newest.ended.map(|ended| (Timestamp::now() - ended).get_seconds());
+            format!("{}, newest {} ({} ago)", status.backups, newest.id, span(age.unwrap_or(0)))
+        }
+        None => "none".to_owned(),
+    }
+}
+
+/// Asks the server, if it can be reached: the status is about the repository and does not depend on it.
+async fn archiver(settings: &Settings) -> Option<Archiver> {
+    let connection = opening::connect(settings).await.ok()?;
+    tokio::task::spawn_blocking(move || Archiver::ask(&connection)).await.ok()?
+}
+
+impl Archiver {
+    fn ask(connection: &Connection) -> Option<Self> {
+        let sql = "SELECT archived_count, last_archived_wal, last_archived_time, failed_count, last_failed_wal, \
+            last_failed_time, coalesce(last_failed_time > last_archived_time, last_failed_time IS NOT NULL) \
+            FROM pg_catalog.pg_stat_archiver";
+        let rows = connection.query_one(sql, &[]).ok()?;
+        let row = rows.first().ok()?;
+        let text = |at: usize| row.text(at).ok().flatten().map(str::to_owned);
+        Some(Self {
+            archived: text(0)?.parse().ok()?,
+            last_archived: text(1),
+            last_archived_time: text(2),
+            failed: text(3)?.parse().ok()?,
+            last_failed: text(4),
+            last_failed_time: text(5),
+            failing: text(6).as_deref() == Some("t"),
+        })
+    }
+
+    fn text(&self) -> String {
+        let none = || "nothing".to_owned();
+        if self.failing {
+            let failed = self.last_failed.clone().unwrap_or_else(none);
+            return format!("FAILING at {failed} since {} failures; see the server's log", self.failed);
+        }
+        format!("{} files, last {}", self.archived, self.last_archived.clone().unwrap_or_else(none))
+    }
+}

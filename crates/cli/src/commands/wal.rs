@@ -1,0 +1,165 @@
+//! `pgkeep wal`: what `archive_command` and `restore_command` call, and what the archive holds.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use operations::archive::{Background, Context, Limits, get, push};
+use operations::catalogue::{WalContent, wal_content};
+use pg::wal::SegmentName;
+
+use super::Session;
+use crate::failure::{Failure, Outcome};
+use crate::opening;
+use crate::output::{bytes, facts, table, table_text};
+use crate::secret_files::Use;
+use crate::settings::Settings;
+
+/// What to do with WAL.
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// Store one file; for archive_command = 'pgkeep wal push %p'
+    #[command(
+        after_help = "Exit codes: 0 only when the file is durable in the repository; 1 to 125 otherwise, as \
+        PostgreSQL expects."
+    )]
+    Push {
+        /// The file, %p
+        file: PathBuf,
+    },
+    /// Fetch one file; for restore_command = 'pgkeep wal get %f %p'
+    #[command(
+        after_help = "Exit codes: 0 fetched, 1 the repository proves that it has no such file; above 200 anything \
+        else (202 wrong request, 203 not found, 204 try again, 205 damaged data), which stops recovery \
+        instead of ending it early."
+    )]
+    Get {
+        /// The file's name, %f
+        name: String,
+        /// Where to put it, %p
+        target: PathBuf,
+    },
+    /// Show what the archive holds
+    List,
+    /// Store ahead what waits in archive_status
+    #[command(hide = true)]
+    Drain {
+        /// The server's pg_wal
+        directory: PathBuf,
+    },
+    /// Fetch ahead what recovery will ask for
+    #[command(hide = true)]
+    Prefetch {
+        /// The recovering server's pg_wal
+        directory: PathBuf,
+        /// The segment before the first one wanted
+        after: SegmentName,
+    },
+}
+
+/// Does it; returns the exit code.
+pub async fn run(session: &Session, command: &WalCommand) -> Outcome<u8> {
+    let settings = &session.settings;
+    match command {
+        WalCommand::Push { file } => {
+            let context = context(settings, Use::Add).await?;
+            push::run(&context, file, &|background| start(settings, background)).await?;
+            Ok(0)
+        }
+        WalCommand::Get { name, target } => {
+            let context = context(settings, Use::Read).await?;
+            match get::run(&context, name, target, &|background| start(settings, background)).await {
+                Ok(_) => Ok(0),
+                Err(error @ get::GetError::Absent { .. }) => {
+                    // Recovery asks for files that need not exist, and learns the end of WAL in this way.
+                    tracing::info!("{error}");
+                    Ok(error.exit_status())
+                }
+                Err(error) => Err(error.into()),
+            }
+        }
+        WalCommand::List => list(session).await,
+        WalCommand::Drain { directory } => {
+            leave_the_caller();
+            let context = context(settings, Use::Add).await?;
+            push::drain(&context, directory).await?;
+            Ok(0)
+        }
+        WalCommand::Prefetch { directory, after } => {
+            leave_the_caller();
+            let context = context(settings, Use::Read).await?;
+            get::prefetch(&context, directory, *after).await?;
+            Ok(0)
+        }
+    }
+}
+
+async fn context(settings: &Settings, wanted: Use) -> Outcome<Context> {
+    Ok(Context {
+        repository: opening::open_quickly(settings, wanted).await?,
+        cluster: settings.cluster.clone(),
+        spool: settings.spool_dir(),
+        limits: Limits {
+            deadline: settings.duration("push_timeout"),
+            workers: settings.workers(),
+            ..Limits::default()
+        },
+        now: Timestamp::now,
+    })
+}
+
+/// Starts this program again for work that outlives this call, with nothing of ours that PostgreSQL could wait for.
+fn start(settings: &Settings, background: &Background) -> io::Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(settings.options_for_commands()).arg("wal");
+    match background {
+        Background::Drain { wal_directory } => command.arg("drain").arg(wal_directory),
+        Background::Prefetch { wal_directory, after } => {
+            command.arg("prefetch").arg(wal_directory).arg(after.to_string())
+        }
+    };
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().map(drop)
+}
+
+/// A session of our own: a signal to the server's process group, or the end of its terminal, is not meant for us.
+fn leave_the_caller() {
+    if let Err(error) = rustix::process::setsid() {
+        tracing::debug!(%error, "cannot begin a session");
+    }
+}
+
+async fn list(session: &Session) -> Outcome<u8> {
+    let repository = opening::open(&session.settings, Use::Read).await?;
+    let content = wal_content(&repository, &session.settings.cluster)
+        .await
+        .map_err(|error| Failure::caused("list the WAL archive", &error))?;
+    session.output.show(&content, || text(&content))?;
+    Ok(0)
+}
+
+fn text(content: &WalContent) -> String {
+    let Some(bound_to) = &content.bound_to else {
+        return format!("Cluster {} has no WAL.\n", content.cluster);
+    };
+    let mut text = facts(&[("Cluster", content.cluster.clone()), ("Bound to", bound_to.clone())]);
+    text.push('\n');
+    let mut shown = table(&["TL", "FIRST", "LAST", "SEGMENTS", "STORED"]);
+    for timeline in &content.timelines {
+        for run in &timeline.runs {
+            let columns = [run.first.clone(), run.last.clone(), run.segments.to_string(), bytes(run.bytes)];
+            shown.add_row(std::iter::once(timeline.timeline.to_string()).chain(columns));
+        }
+        if timeline.history {
+            shown
+                .add_row([timeline.timeline.to_string(), format!("{:08X}.history", timeline.timeline.get())]);
+        }
+    }
+    text.push_str(&table_text(&shown));
+    if !content.others.is_empty() {
+        text.push_str(&format!("and {} other files (.backup, .partial)\n", content.others.len()));
+    }
+    text
+}

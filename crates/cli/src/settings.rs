@@ -1,0 +1,297 @@
+//! What pgkeep was told: settings from the file, the environment and the command line, and what follows from them.
+
+mod keys;
+mod layers;
+mod masked;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use repository::ClusterName;
+use secrecy::SecretString;
+use server::connection::ConnectionSettings;
+use storage::{Addressing, AzureSettings, GcsSettings, Location, S3Settings};
+
+pub use keys::{Form, KEYS, Shown, duration};
+pub use layers::{Flag, Origin, SettingsError, Values};
+pub use masked::masked;
+
+use crate::arguments::Shared;
+use crate::failure::{Class, Failure, Outcome};
+
+/// Where the file is looked for when nobody says.
+const USUAL_FILES: [&str; 2] = ["pgkeep.toml", "/etc/pgkeep/pgkeep.toml"];
+/// More workers than this only contend for the same disk.
+const DEFAULT_WORKERS_MAX: usize = 16;
+
+/// Everything that pgkeep was told.
+pub struct Settings {
+    values: Values,
+    /// The configuration file that was read.
+    pub file: Option<PathBuf>,
+    /// Which of a repository's clusters is meant.
+    pub cluster: ClusterName,
+}
+
+impl Settings {
+    /// Reads the file, the environment and the options.
+    pub fn read(shared: &Shared) -> Outcome<Self> {
+        let file = find_file(shared.config.as_deref())?;
+        let text = file.as_deref().map(read).transpose()?;
+        let layer = file.as_deref().zip(text.as_deref());
+        let values = layers::gather(layer, &variable, &shared.flags()).map_err(wrong_setting)?;
+        let cluster = ClusterName::new(&values["cluster"].text)
+            .map_err(|error| Failure::caused("read the settings", &error).class(Class::WrongRequest))?;
+        Ok(Self { values, file, cluster })
+    }
+
+    /// Each setting's value and origin.
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        debug_assert!(keys::find(name).is_some(), "no setting {name}");
+        self.values.get(name).map(|found| found.text.as_str()).filter(|text| !text.is_empty())
+    }
+
+    fn owned(&self, name: &str) -> Option<String> {
+        self.text(name).map(str::to_owned)
+    }
+
+    /// A secret.
+    pub fn secret(&self, name: &str) -> Option<SecretString> {
+        self.text(name).map(|text| SecretString::from(text.to_owned()))
+    }
+
+    /// A path.
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        self.text(name).map(PathBuf::from)
+    }
+
+    /// A command line for the shell.
+    pub fn command(&self, name: &str) -> Option<&str> {
+        self.text(name)
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.text(name).map(|text| text.parse().expect("the form was checked"))
+    }
+
+    /// A span of time.
+    pub fn duration(&self, name: &str) -> Duration {
+        self.text(name).and_then(duration).expect("the form was checked and there is a default")
+    }
+
+    /// Where the repository is.
+    pub fn location(&self) -> Outcome<Location> {
+        let text = self.text("repository").ok_or_else(|| {
+            Failure::wrong("find out where the repository is").because("no repository is configured").hint(
+                "--repository /path or s3://bucket/prefix, PGKEEP_REPOSITORY, or `repository` in pgkeep.toml",
+            )
+        })?;
+        let origin = &self.values["repository"].origin;
+        Location::parse(text)
+            .map_err(|error| Failure::caused(format!("read the repository's location ({origin})"), &error))
+    }
+
+    /// What the storage needs to know beyond its location.
+    pub fn storage(&self) -> storage::Settings {
+        storage::Settings {
+            s3: self.s3(),
+            gcs: GcsSettings {
+                endpoint: self.owned("gcs.endpoint"),
+                service_account_path: self.owned("gcs.service_account_file"),
+                service_account_key: self.secret("gcs.service_account_key"),
+                application_credentials: self.owned("gcs.application_credentials"),
+                anonymous: self.text("gcs.anonymous") == Some("true"),
+                ..GcsSettings::default()
+            },
+            azure: AzureSettings {
+                account: self.owned("azure.account"),
+                endpoint: self.owned("azure.endpoint"),
+                access_key: self.secret("azure.access_key"),
+                sas_token: self.secret("azure.sas_token"),
+                client_id: self.owned("azure.client_id"),
+                client_secret: self.secret("azure.client_secret"),
+                tenant_id: self.owned("azure.tenant_id"),
+                federated_token_file: self.owned("azure.federated_token_file"),
+            },
+            allow_http: self.text("s3.allow_http") == Some("true"),
+            ..storage::Settings::default()
+        }
+    }
+
+    fn s3(&self) -> S3Settings {
+        let platform: BTreeMap<String, String> = keys::PLATFORM
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), env::var(name).ok()?)))
+            .collect();
+        S3Settings {
+            endpoint: self.owned("s3.endpoint"),
+            region: self.owned("s3.region"),
+            addressing: match self.text("s3.addressing") {
+                Some("path") => Addressing::Path,
+                Some("virtual") => Addressing::VirtualHosted,
+                _ => Addressing::Auto,
+            },
+            access_key_id: self.owned("s3.access_key_id"),
+            secret_access_key: self.secret("s3.secret_access_key"),
+            session_token: self.secret("s3.session_token"),
+            platform,
+        }
+    }
+
+    /// How to reach the server; what is not said comes from the `PG*` variables, as for psql.
+    pub fn server(&self) -> ConnectionSettings {
+        ConnectionSettings::new(self.text("database_url").unwrap_or_default())
+    }
+
+    /// The folder for what this host keeps for itself; `None` when no place for it is known.
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        self.path("state_dir").or_else(usual_state_dir)
+    }
+
+    /// The folder for WAL on its way.
+    pub fn spool_dir(&self) -> Option<PathBuf> {
+        self.path("spool_dir").or_else(|| self.state_dir().map(|state| state.join("spool")))
+    }
+
+    /// Workers of a backup or restore.
+    pub fn workers(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(2, usize::from).min(DEFAULT_WORKERS_MAX);
+        self.number("workers").map_or_else(cores, |number| number as usize)
+    }
+
+    /// The level of zstd.
+    pub fn compression_level(&self) -> i32 {
+        self.number("compression_level").map_or(repository::chunk::DEFAULT_LEVEL, |level| level as i32)
+    }
+
+    /// A text setting that has a default.
+    pub fn word(&self, name: &str) -> &str {
+        self.text(name).unwrap_or_default()
+    }
+
+    /// The options by which another pgkeep, started by PostgreSQL from another folder and without our variables, finds
+    /// the same repository and key. Secrets are not among them: [`Settings::secrets_in_variables`].
+    pub fn options_for_commands(&self) -> Vec<String> {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let text = |path: &Path| absolute(path).to_string_lossy().into_owned();
+        let mut options = Vec::new();
+        if let Some(file) = &self.file {
+            options.extend(["--config".to_owned(), text(file)]);
+        }
+        for key in keys::KEYS.iter().filter(|key| key.shown == keys::Shown::Yes) {
+            let Some(found) = self.values.get(key.name).filter(|_| !ONLY_HERE.contains(&key.name)) else {
+                continue;
+            };
+            if matches!(found.origin, Origin::Default | Origin::File(_)) {
+                continue;
+            }
+            let value = match (key.form, Location::parse(&found.text)) {
+                (keys::Form::Location, Ok(location)) => location.to_string(),
+                (keys::Form::Path, _) => text(Path::new(&found.text)),
+                _ => found.text.clone(),
+            };
+            options.extend(if Shared::has_option(key.name) {
+                [format!("--{}", key.name.replace('_', "-")), value]
+            } else {
+                ["--set".to_owned(), format!("{}={value}", key.name)]
+            });
+        }
+        options
+    }
+
+    /// The variables that hold secrets of ours: whoever calls pgkeep elsewhere must set them too.
+    pub fn secrets_in_variables(&self) -> Vec<&'static str> {
+        let secret = |key: &&keys::Key| key.shown == keys::Shown::Never;
+        let variable = |key: &keys::Key| match self.values.get(key.name)?.origin {
+            Origin::Ambient(name) | Origin::Variable(name) => Some(name),
+            _ => None,
+        };
+        keys::KEYS.iter().filter(secret).filter_map(variable).collect()
+    }
+}
+
+/// Settings that a command called by PostgreSQL does not need.
+const ONLY_HERE: [&str; 5] = ["log", "log_format", "workers", "wal_timeout", "compression_level"];
+
+fn variable(name: &'static str) -> Result<Option<String>, SettingsError> {
+    match env::var(name) {
+        Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(SettingsError::NotText { name }),
+    }
+}
+
+/// A mistyped variable would otherwise be passed over in silence; variables of the tests and of PostgreSQL's programs
+/// are not settings.
+pub fn warn_of_unknown_variables() {
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        let other = ["PGKEEP_CONFIG", "PGKEEP_TEST", "PGKEEP_PG_BIN", "PGKEEP_JSON"];
+        let known = keys::KEYS.iter().any(|key| key.variable == name)
+            || other.iter().any(|one| name.starts_with(one));
+        if name.starts_with("PGKEEP_") && !known {
+            let meant = keys::nearest(&name, keys::KEYS.iter().map(|key| key.variable));
+            tracing::warn!(variable = %name, meant, "this variable is no setting");
+        }
+    }
+}
+
+fn find_file(said: Option<&Path>) -> Outcome<Option<PathBuf>> {
+    let said = said
+        .map(Path::to_owned)
+        .or_else(|| env::var_os("PGKEEP_CONFIG").filter(|p| !p.is_empty()).map(Into::into));
+    match said {
+        Some(path) if path.exists() => Ok(Some(path)),
+        Some(path) => {
+            let what = format!("read the configuration file {}", path.display());
+            Err(Failure::new(Class::NotFound, what).because("it does not exist"))
+        }
+        None => Ok(USUAL_FILES.iter().map(PathBuf::from).find(|path| path.is_file())),
+    }
+}
+
+fn read(path: &Path) -> Outcome<String> {
+    fs::read_to_string(path).map_err(|error: io::Error| {
+        Failure::caused(format!("read the configuration file {}", path.display()), &error)
+            .class(Class::WrongRequest)
+    })
+}
+
+fn wrong_setting(error: SettingsError) -> Failure {
+    let hint = match error {
+        SettingsError::SecretInFlag { .. } => {
+            "put it into the configuration file, a variable, or a file of its own"
+        }
+        _ => "`pgkeep config --all` lists every setting",
+    };
+    Failure::wrong("read the settings").because(error.to_string()).hint(hint)
+}
+
+/// By the rules of the XDG base directories; a service without a home gets the one that its account has.
+fn usual_state_dir() -> Option<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || set("HOME").or_else(home_of_account).filter(|home| home.is_absolute() && home.is_dir());
+    set("XDG_STATE_HOME")
+        .filter(|path| path.is_absolute())
+        .map(|path| path.join("pgkeep"))
+        .or_else(|| home().map(|home| home.join(".local/state/pgkeep")))
+        .or_else(|| Some(PathBuf::from("/var/lib/pgkeep")))
+}
+
+fn home_of_account() -> Option<PathBuf> {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    let account = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&&*uid));
+    account?.get(5).map(PathBuf::from)
+}
