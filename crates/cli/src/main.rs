@@ -31,6 +31,7 @@ use settings::Settings;
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(tell_panic));
+    arm_failpoint();
     // What fails before the command line is understood must not look like "no such segment" to a recovering server.
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let place = |word: &str| words.iter().position(|found| found == word);
@@ -43,6 +44,15 @@ fn main() -> ExitCode {
         Err(_) => Class::Bug as u8,
     };
     ExitCode::from(code)
+}
+
+/// Lets a test have this process killed at a named point. A release build knows no such points.
+fn arm_failpoint() {
+    if cfg!(debug_assertions)
+        && let Ok(point) = std::env::var("PGKEEP_FAILPOINT")
+    {
+        operations::failpoint::arm(&point);
+    }
 }
 
 /// Runs the command line; returns the exit code of a command that ended well, or the class of its failure, which was

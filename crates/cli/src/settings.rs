@@ -234,7 +234,7 @@ fn variable(name: &'static str) -> Result<Option<String>, SettingsError> {
 pub fn warn_of_unknown_variables() {
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy();
-        let other = ["PGKEEP_CONFIG", "PGKEEP_TEST", "PGKEEP_PG_BIN", "PGKEEP_JSON"];
+        let other = ["PGKEEP_CONFIG", "PGKEEP_TEST", "PGKEEP_PG_BIN", "PGKEEP_JSON", "PGKEEP_FAILPOINT"];
         let known = keys::KEYS.iter().any(|key| key.variable == name)
             || other.iter().any(|one| name.starts_with(one));
         if name.starts_with("PGKEEP_") && !known {

@@ -18,6 +18,8 @@ const BATCH: u64 = 20;
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long to wait for the last WAL to be archived.
 const ARCHIVED_WITHIN: Duration = Duration::from_secs(30);
+/// How long to wait for the restored server to reach its target.
+const REPLAYED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What was committed before the disaster.
 pub struct Ledger {
@@ -135,9 +137,22 @@ fn wait_for_archive(connection: &Connection) -> Outcome {
     }
 }
 
-/// Counts what a server has.
+/// Counts what a restored server has, once it has replayed all: before, it answers already, from a moment on the way.
 pub fn count(server: &Throwaway) -> Outcome<Count> {
-    ask(&connect(server)?)
+    let connection = connect(server)?;
+    let until = Instant::now() + REPLAYED_WITHIN;
+    loop {
+        let rows = connection.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]);
+        let rows = rows.map_err(failed("look at the replay"))?;
+        if !rows.first().and_then(|row| row.boolean(0)).map_err(failed("look at the replay"))? {
+            return ask(&connection);
+        }
+        if Instant::now() > until {
+            return Err(Failure::new(Class::TryAgain, "wait for the replay in the demo")
+                .because(format!("it took longer than {} s", REPLAYED_WITHIN.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn ask(connection: &Connection) -> Outcome<Count> {
