@@ -150,6 +150,9 @@ impl Repository {
             other => other?,
         };
         let header = Header::parse(self.access().writer(), Kind::Identity, &name, &object)?;
+        if header.len != object.len() {
+            return Err(SealError::Length { name }.into());
+        }
         self.local().put(Drawer::Identities, cluster.as_str(), &header.public);
         Identity::decode(&header.public[..]).map(Some).map_err(unreadable)
     }

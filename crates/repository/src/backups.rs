@@ -156,6 +156,13 @@ impl Repository {
         findings
     }
 
+    /// The finding that the storage lacks the newest backup which this host saw.
+    pub async fn rolled_back(&self, cluster: &ClusterName) -> Result<Option<ChainFinding>, RepositoryError> {
+        let Some(seen) = self.newest_seen(cluster) else { return Ok(None) };
+        let there = self.backup_ids(cluster).await?.contains(&seen.id);
+        Ok((!there).then_some(ChainFinding::RolledBack { newest_seen: seen.id }))
+    }
+
     fn newest_seen(&self, cluster: &ClusterName) -> Option<Newest> {
         let bytes = self.local().get(Drawer::Newest, cluster.as_str())?;
         serde_json::from_slice(&bytes).ok()

@@ -1,0 +1,94 @@
+//! What the manifest records before the copying begins: the server, and configuration outside its data directory.
+
+use pg::control::ControlFile;
+use repository::manifest::{BackupKind, ConfigFile, Manifest, ServerRecord, Span, TablespaceRecord};
+use server::backup::Started;
+use server::facts::ServerFacts;
+
+use super::{BackupRequest, Plan};
+
+/// A configuration file larger than this is none.
+const MAX_CONFIG: usize = 1 << 20;
+
+/// The manifest as far as it is known when the server has begun the backup.
+pub(crate) fn begin_manifest(
+    plan: &Plan,
+    request: &BackupRequest,
+    facts: &ServerFacts,
+    control: &ControlFile,
+    started: &Started,
+    settled_before_ns: i64,
+) -> Manifest {
+    use std::os::unix::ffi::OsStrExt as _;
+    let directory = facts.data_directory.clone().unwrap_or_default();
+    let metadata = std::fs::metadata(&directory).ok();
+    let tablespace = |tablespace: &server::facts::Tablespace| TablespaceRecord {
+        oid: tablespace.oid,
+        location: tablespace.location.as_os_str().as_bytes().to_vec(),
+    };
+    let parent = plan.earlier.last().filter(|_| plan.kind == BackupKind::Incremental);
+    let parent = parent.and_then(|earlier| earlier.manifests.first());
+    let reread_at =
+        if plan.reread { plan.now.as_microsecond() } else { parent.map_or(0, |parent| parent.reread_at_us) };
+    Manifest {
+        id: plan.id.clone(),
+        kind: plan.kind as i32,
+        cluster: request.cluster.to_string(),
+        parent_id: parent.map(|manifest| manifest.id.clone()).unwrap_or_default(),
+        server: Some(ServerRecord {
+            system_identifier: control.system_identifier,
+            version_num: facts.version_num,
+            catalog_version: control.catalog_version,
+            control_version: control.control_version,
+            wal_segment_size: control.wal_segment_size.bytes(),
+            block_size: control.block_size,
+            data_checksums: control.has_data_checksums(),
+            data_directory: directory.to_string_lossy().into_owned(),
+            owner: metadata.as_ref().and_then(owner_name).unwrap_or_default(),
+            directory_mode: metadata.map_or(0o700, |metadata| {
+                std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777
+            }),
+            tablespaces: facts
+                .tablespaces
+                .iter()
+                .filter(|space| space.location.is_absolute())
+                .map(tablespace)
+                .collect(),
+        }),
+        span: Some(Span {
+            start_lsn: started.start_lsn.get(),
+            stop_lsn: 0,
+            timeline: started.timeline.get(),
+            start_us: started.at.as_microsecond(),
+            stop_us: 0,
+            settled_before_ns,
+        }),
+        reread_at_us: reread_at,
+        program: concat!("pgkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
+        label: request.label.clone(),
+        warnings: plan.rolled_back.iter().map(ToString::to_string).collect(),
+        config_files: outside_configuration(facts, &directory),
+        ..Manifest::default()
+    }
+}
+
+/// Configuration files that lie outside the data directory; one that cannot be read is left out with a word in the log.
+fn outside_configuration(facts: &ServerFacts, directory: &std::path::Path) -> Vec<ConfigFile> {
+    let all = [&facts.config_file, &facts.hba_file, &facts.ident_file];
+    let outside = all.into_iter().flatten().filter(|path| !path.starts_with(directory));
+    let read = |path: &std::path::PathBuf| match std::fs::read(path) {
+        Ok(content) if content.len() <= MAX_CONFIG => {
+            Some(ConfigFile { path: path.to_string_lossy().into_owned(), content })
+        }
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "a configuration file is not in the backup");
+            None
+        }
+    };
+    outside.filter_map(read).collect()
+}
+
+fn owner_name(metadata: &std::fs::Metadata) -> Option<String> {
+    crate::owner::name_of(std::os::unix::fs::MetadataExt::uid(metadata))
+}
