@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use comfy_table::{ContentArrangement, Table, TableStyle};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, TableStyle};
 use serde::Serialize;
 
 use crate::failure::{Class, Failure, Outcome};
@@ -74,6 +74,13 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
+/// Keeps a column's words whole: ids are copied.
+pub fn keep_whole(table: &mut Table, column: usize) {
+    if let Some(column) = table.column_mut(column) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+}
+
 /// The text of a table, without blanks at the ends of lines.
 pub fn table_text(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
@@ -113,6 +120,11 @@ pub fn bytes(count: u64) -> String {
 /// `2026-11-22 02:00:00+00`: PostgreSQL's way, in UTC, to the second.
 pub fn moment(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S+00").to_string()
+}
+
+/// The same for a column whose header says that it is UTC.
+pub fn short_moment(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// The same to the microsecond, for moments that are copied into a command.

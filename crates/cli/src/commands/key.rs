@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use jiff::Timestamp;
 use repository::keys::{Slot, SlotKind};
 use repository::secrets::{Access, Keyring};
@@ -39,7 +39,8 @@ pub enum KeyCommand {
 
 /// Which key to add.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false, id = "kind", args = ["file", "recovery", "passphrase", "new_passphrase_file"])]
+#[group(skip)]
+#[command(group(ArgGroup::new("kind").required(true).args(["file", "recovery", "passphrase", "new_passphrase_file"])))]
 pub struct AddArguments {
     /// Make a key for machines and write it into this new file
     #[arg(long, value_name = "FILE")]

@@ -6,7 +6,7 @@ use operations::catalogue::{self, BackupSummary, Listing};
 use super::Session;
 use crate::failure::{Class, Outcome};
 use crate::opening;
-use crate::output::{bytes, moment, table, table_text};
+use crate::output::{bytes, keep_whole, short_moment, table, table_text};
 use crate::secret_files::Use;
 
 /// Nothing of its own.
@@ -37,10 +37,12 @@ fn text(listing: &Listing, others: &[String]) -> String {
         };
         return format!("Cluster {} has no backup.{known}\n", listing.cluster);
     }
-    let mut shown = table(&["BACKUP", "CONSISTENT AT", "SIZE", "NEW", "STORED", ""]);
+    let mut shown = table(&["BACKUP", "CONSISTENT AT (UTC)", "SIZE", "STORED", ""]);
     for backup in &listing.backups {
         shown.add_row(row(backup));
     }
+    keep_whole(&mut shown, 0);
+    keep_whole(&mut shown, 1);
     let mut text = table_text(&shown);
     for damaged in &listing.damaged {
         crate::failure::push_wrapped(
@@ -56,7 +58,7 @@ fn text(listing: &Listing, others: &[String]) -> String {
     text
 }
 
-fn row(backup: &BackupSummary) -> [String; 6] {
+fn row(backup: &BackupSummary) -> [String; 5] {
     let damage = if backup.damaged_pages > 0 {
         format!("{} damaged pages", backup.damaged_pages)
     } else {
@@ -64,9 +66,8 @@ fn row(backup: &BackupSummary) -> [String; 6] {
     };
     [
         backup.id.clone(),
-        backup.ended.map(moment).unwrap_or_default(),
+        backup.ended.map(short_moment).unwrap_or_default(),
         bytes(backup.bytes),
-        bytes(backup.bytes_new),
         bytes(backup.bytes_stored),
         damage,
     ]

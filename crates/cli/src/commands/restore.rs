@@ -199,9 +199,11 @@ fn report_text(report: &RestoreReport, arguments: &RestoreArguments) -> String {
         TargetAction::Pause => "waits, open for reading",
         TargetAction::Shutdown => "stops",
     };
-    lines.push((
-        "Next",
-        format!("start the server on it: it replays WAL up to {}, then {then}", arguments.to),
-    ));
+    let replay = match arguments.to.as_str() {
+        "latest" => "all the WAL there is".to_owned(),
+        "immediate" => "WAL until it is consistent".to_owned(),
+        target => format!("WAL up to {target}"),
+    };
+    lines.push(("Next", format!("start the server on it: it replays {replay}, then {then}")));
     facts(&lines)
 }

@@ -142,11 +142,13 @@ impl Archiver {
     }
 
     fn text(&self) -> String {
-        let none = || "nothing".to_owned();
         if self.failing {
-            let failed = self.last_failed.clone().unwrap_or_else(none);
-            return format!("FAILING at {failed} since {} failures; see the server's log", self.failed);
+            let failed = self.last_failed.as_deref().unwrap_or("its last file");
+            return format!("FAILING at {failed} ({} failures); see the server's log", self.failed);
         }
-        format!("{} files, last {}", self.archived, self.last_archived.clone().unwrap_or_else(none))
+        match &self.last_archived {
+            Some(last) => format!("{} files, last {last}", self.archived),
+            None => "nothing handed over yet".to_owned(),
+        }
     }
 }

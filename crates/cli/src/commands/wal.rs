@@ -65,8 +65,13 @@ pub async fn run(session: &Session, command: &WalCommand) -> Outcome<u8> {
     match command {
         WalCommand::Push { file } => {
             let context = context(settings, Use::Add).await?;
-            push::run(&context, file, &|background| start(settings, background)).await?;
-            Ok(0)
+            match push::run(&context, file, &|background| start(settings, background)).await {
+                Ok(_) => Ok(0),
+                Err(error) => {
+                    let what = format!("archive {}", file.display());
+                    Err(Failure::caused(what, &error).with_status(error.exit_status()))
+                }
+            }
         }
         WalCommand::Get { name, target } => {
             let context = context(settings, Use::Read).await?;
@@ -77,21 +82,24 @@ pub async fn run(session: &Session, command: &WalCommand) -> Outcome<u8> {
                     tracing::info!("{error}");
                     Ok(error.exit_status())
                 }
-                Err(error) => Err(error.into()),
+                Err(error) => {
+                    let what = format!("bring {name} from the archive");
+                    Err(Failure::caused(what, &error).with_status(error.exit_status()))
+                }
             }
         }
         WalCommand::List => list(session).await,
         WalCommand::Drain { directory } => {
             leave_the_caller();
             let context = context(settings, Use::Add).await?;
-            push::drain(&context, directory).await?;
-            Ok(0)
+            let drained = push::drain(&context, directory).await;
+            drained.map(|_| 0).map_err(|error| Failure::caused("store WAL ahead", &error))
         }
         WalCommand::Prefetch { directory, after } => {
             leave_the_caller();
             let context = context(settings, Use::Read).await?;
-            get::prefetch(&context, directory, *after).await?;
-            Ok(0)
+            let fetched = get::prefetch(&context, directory, *after).await;
+            fetched.map(|_| 0).map_err(|error| Failure::caused("fetch WAL ahead", &error))
         }
     }
 }

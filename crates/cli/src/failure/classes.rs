@@ -2,8 +2,6 @@
 
 use std::error::Error;
 
-use operations::archive::get::GetError;
-use operations::archive::push::PushError;
 use operations::backup::BackupError;
 use operations::catalogue::CatalogueError;
 use operations::init::InitError;
@@ -297,20 +295,6 @@ fn archive_hint(error: &ArchiveError) -> Option<&'static str> {
         ArchiveError::Conflict { .. } | ArchiveError::OtherCluster { .. } => {
             Some("two clusters must not share a stream: give each its own name (--cluster)")
         }
-    }
-}
-
-/// The class of a failed `wal push`, by the status that PostgreSQL sees.
-impl From<PushError> for super::Failure {
-    fn from(error: PushError) -> Self {
-        Self::caused("push WAL", &error).with_status(error.exit_status())
-    }
-}
-
-/// The class of a failed `wal get`, by the status that PostgreSQL sees.
-impl From<GetError> for super::Failure {
-    fn from(error: GetError) -> Self {
-        Self::caused("get WAL", &error).with_status(error.exit_status())
     }
 }
 

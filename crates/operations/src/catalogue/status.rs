@@ -137,6 +137,9 @@ pub async fn status(
         });
     }
     problems.extend(page_problem(readable.last()));
+    if readable.is_empty() && damaged.is_empty() {
+        problems.push(Problem { severity: Severity::Notice, what: "there is no backup yet".to_owned() });
+    }
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     problems.dedup();
     Ok(assemble(cluster, now, &state, ranges, readable, damaged, problems))

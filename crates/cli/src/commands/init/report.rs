@@ -142,9 +142,9 @@ impl Report {
             lines.push(("Storage", if short.is_empty() { fine.to_owned() } else { short.join("; ") }));
         }
         for (name, file) in [("Key", &self.files.key), ("Recovery key", &self.files.recovery)] {
-            lines.extend(file.as_ref().map(|file| (name, file.display().to_string())));
+            lines.extend(file.as_ref().map(|file| (name, absolute(file))));
         }
-        lines.extend(self.config.as_ref().map(|file| ("Settings", file.display().to_string())));
+        lines.extend(self.config.as_ref().map(|file| ("Settings", absolute(file))));
         let mut text = facts(&lines);
         self.push_advice(&mut text);
         self.push_server(&mut text);
@@ -179,8 +179,8 @@ impl Report {
             None => {}
             Some(Server::Unreachable(why)) => {
                 text.push('\n');
-                push_wrapped(text, "The server could not be looked at: ", why, width());
-                text.push_str("For postgresql.conf, then restart the server:\n\n");
+                push_wrapped(text, "Server  ", &format!("could not be looked at: {why}"), width());
+                text.push_str("\nFor postgresql.conf, then restart the server:\n\n");
                 let lines = ["wal_level = replica", "archive_mode = on", "archive_timeout = 60"];
                 for line in lines {
                     text.push_str(&format!("{line}\n"));
@@ -212,6 +212,10 @@ fn push_checked(text: &mut String, facts: &ServerFacts, report: &settings_check:
 
 fn config_file(facts: &ServerFacts) -> Option<PathBuf> {
     facts.config_file.clone().or_else(|| Some(Path::new("postgresql.conf").to_owned()))
+}
+
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 fn severity(severity: Severity) -> &'static str {
