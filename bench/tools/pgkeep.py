@@ -33,7 +33,7 @@ class PgKeep:
             f"compression_level = {setup.level}", f"workers = {setup.processes}",
         ]  # fmt: skip
         setup.write(self.conf, "\n".join(lines) + "\n")
-        setup.call(self.command("init"))
+        setup.call(self.command("init", "--recovery-key-file", f"{self.folder}/recovery-key"))
 
     def command(self, *arguments):
         return [self.program, "--config", self.conf, *arguments]
