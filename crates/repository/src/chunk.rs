@@ -108,6 +108,12 @@ pub enum CodecError {
     /// The compressor gave something that does not decompress to what went in: faulty memory or a faulty library.
     #[error("compression did not survive its check; this machine's memory or the zstd library is faulty")]
     CheckFailed,
+    /// A file that has too many parts for one page of the list: about a terabyte in one piece.
+    #[error("the file list has an entry of {len} bytes; {MAX_CHUNK} is the most")]
+    TooLong {
+        /// Bytes of the encoded page.
+        len: usize,
+    },
     /// The stored bytes are not what their table says.
     #[error("a chunk does not decompress to its recorded length")]
     Damaged,

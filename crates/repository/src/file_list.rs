@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::chunk::{Codec, CodecError, Digester};
+use crate::chunk::{Codec, CodecError, Digester, MAX_CHUNK};
 use crate::content::{Entry, Extent, encode_leaf, encode_page};
 use crate::layout::PackId;
 use crate::local::{Drawer, LocalStore};
@@ -93,6 +93,10 @@ impl FileListWriter {
     }
 
     fn add_bytes(&mut self, bytes: &[u8]) -> Result<Extent, CodecError> {
+        // A reader refuses a longer chunk, and with it the whole pack.
+        if bytes.len() > MAX_CHUNK {
+            return Err(CodecError::TooLong { len: bytes.len() });
+        }
         if !self.chunk.is_empty() && self.chunk.len() + bytes.len() > MAP_CHUNK {
             self.end_chunk()?;
         }
@@ -180,6 +184,21 @@ mod tests {
         let mut writer = writer_for(known);
         entries.for_each(|entry| writer.add_entry(entry).unwrap());
         writer.finish().unwrap()
+    }
+
+    #[test]
+    fn an_entry_too_long_for_any_chunk_is_refused_when_it_is_written() {
+        let leaf = |at: u32| Extent {
+            pack: PackId([(at % 251) as u8; 16]),
+            chunk: at % 1000,
+            offset: 1 << 19,
+            length: 200_000,
+        };
+        let content = Content::Leaves((0..130_000).map(leaf).collect());
+        let mut writer = writer_for(&[]);
+        writer.add_entry(entry(1)).unwrap();
+        let added = writer.add_entry(Entry { content, ..entry(2) });
+        assert!(matches!(added, Err(CodecError::TooLong { .. })));
     }
 
     #[test]
