@@ -37,8 +37,8 @@ use tree::Tree;
 /// A window of the restore has at most so many pieces and files; with 40 bytes a piece that is 16 MiB.
 const WINDOW_PIECES: usize = 400_000;
 const WINDOW_FILES: usize = 100_000;
-/// In a delta restore a window is bounded by the pages that may turn out to be wrong.
-const WINDOW_DELTA_BYTES: u64 = 64 << 30;
+/// In a delta restore a window is bounded by the pages that may turn out to be wrong: a million at most, 48 MiB.
+const WINDOW_DELTA_BYTES: u64 = 8 << 30;
 
 /// What to restore, and to where.
 #[derive(Clone, Debug)]
@@ -115,6 +115,13 @@ pub struct RestorePlan {
     repository: Arc<Repository>,
 }
 
+impl RestorePlan {
+    /// The one directory in each tablespace that is this cluster's.
+    fn version_directory(&self) -> String {
+        pg::datadir::tablespace_version_directory(self.major, self.manifest.server().catalog_version)
+    }
+}
+
 /// What a restore did.
 #[derive(Clone, Debug)]
 pub struct RestoreReport {
@@ -153,10 +160,7 @@ fn execute_blocking(
     let began = Instant::now();
     monitor.event(Event::Phase("restore files"));
     monitor.event(Event::Total { bytes: plan.bytes, files: plan.files });
-    if plan.reuse {
-        remove_control(plan)?;
-    }
-    failpoint::reach("restore.control-removed");
+    // Marked before anything is taken away: what is neither marked nor a cluster is nobody's to go over.
     let tree = Tree::create(
         &plan.request.into,
         plan.manifest.server().directory_mode,
@@ -165,6 +169,10 @@ fn execute_blocking(
         &plan.backup,
     )?;
     failpoint::reach("restore.marked");
+    if plan.reuse {
+        remove_control(plan)?;
+    }
+    failpoint::reach("restore.control-removed");
     let tail_lens = tail_lens(&plan.manifest)?;
     let fetcher = Fetcher {
         repository: &plan.repository,
@@ -176,7 +184,7 @@ fn execute_blocking(
     };
     let belonging = restore_files(plan, &fetcher)?;
     if plan.reuse {
-        delta::remove_others(&tree, &belonging)?;
+        delta::remove_others(&tree, &belonging, &plan.version_directory())?;
     }
     failpoint::reach("restore.files-written");
     monitor.event(Event::Phase("make durable"));
@@ -260,6 +268,6 @@ fn make_link(plan: &RestorePlan, fetcher: &Fetcher<'_>, entry: &Entry) -> Result
             what: "link of a tablespace that the backup does not list",
         },
     };
-    let target = finish::link_target(plan, &entry.path).ok_or_else(unknown)?;
+    let target = finish::link_target(plan, entry).ok_or_else(unknown)?;
     fetcher.tree.make_link(&entry.path, target)
 }

@@ -72,6 +72,15 @@ pub struct Entry {
     pub target: Vec<u8>,
 }
 
+impl Entry {
+    /// The OID of the tablespace whose link this is.
+    pub fn tablespace_oid(&self) -> Option<u32> {
+        let name =
+            self.path.strip_prefix(b"pg_tblspc/").filter(|_| self.kind == EntryKind::TablespaceLink)?;
+        std::str::from_utf8(name).ok()?.parse().ok()
+    }
+}
+
 /// A path that stays below its root: relative, no empty, `.` or `..` part, no NUL, at most 4095 bytes.
 pub fn is_safe_path(path: &[u8]) -> bool {
     path.len() < 4096

@@ -57,6 +57,7 @@ fn compare_file(
     let failed = || RestoreError::disk("read", fetcher.tree.full_path(&entry.path));
     let existing = fetcher.tree.open_existing(&entry.path).map_err(failed())?;
     let Some(existing) = existing else {
+        fetcher.tree.make_way(&entry.path).map_err(failed())?;
         return whole(fetcher, entry, file, pieces);
     };
     if existing.metadata().map_err(failed())?.len() != entry.size {
@@ -166,9 +167,17 @@ impl Belonging {
 }
 
 /// Removes what stands in the roots and does not belong to the backup: files of a later life of the cluster, old WAL.
-pub(crate) fn remove_others(tree: &Tree, belonging: &Belonging) -> Result<(), RestoreError> {
+/// In a tablespace's location there may be other clusters' directories: only `version`, this cluster's, is looked into.
+pub(crate) fn remove_others(tree: &Tree, belonging: &Belonging, version: &str) -> Result<(), RestoreError> {
     for (prefix, root) in tree.roots() {
-        remove_below(root, prefix, belonging)?;
+        if prefix.is_empty() {
+            remove_below(root, prefix, belonging)?;
+            continue;
+        }
+        let own = root.join(version);
+        if std::fs::symlink_metadata(&own).is_ok_and(|found| found.is_dir()) {
+            remove_below(&own, &[prefix, version.as_bytes(), b"/"].concat(), belonging)?;
+        }
     }
     Ok(())
 }
@@ -178,9 +187,9 @@ fn remove_below(folder: &Path, prefix: &[u8], belonging: &Belonging) -> Result<(
     for entry in std::fs::read_dir(folder).map_err(failed("list"))? {
         let entry = entry.map_err(failed("list"))?;
         let name = entry.file_name();
-        let at_root = prefix.is_empty()
-            || prefix.ends_with(b"/") && prefix.iter().filter(|byte| **byte == b'/').count() == 2;
-        if at_root && (name == MARKER || name == "lost+found") {
+        // What a filesystem of its own holds at its top: the data directory and `pg_wal` often are one.
+        let on_top = prefix.is_empty() || prefix == b"pg_wal/";
+        if prefix.is_empty() && name == MARKER || on_top && name == "lost+found" {
             continue;
         }
         let path = [prefix, name.as_bytes()].concat();

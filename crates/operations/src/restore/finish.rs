@@ -1,13 +1,12 @@
 //! The end of a restore: recovery settings, label, PostgreSQL's own manifest; the control file last.
 
-use std::io;
-use std::os::unix::ffi::OsStrExt as _;
+use std::io::{self, Write as _};
 
 use jiff::Timestamp;
 use pg::manifest::{BackupManifestWriter, WalRange};
 use pg::recovery::{RECOVERY_SETTINGS, RecoveryTarget, TargetTimeline};
 use pg::{Lsn, TimelineId, conf};
-use repository::content::EntryKind;
+use repository::content::{Entry, EntryKind};
 use tokio::runtime::Handle;
 
 use super::directory::CONTROL_UNFINISHED;
@@ -38,8 +37,7 @@ pub(crate) fn finish(
     failpoint::reach("restore.signal");
     let mut control = plan.manifest.control_file.clone();
     control.resize(CONTROL_FILE_SIZE, 0);
-    let manifest = backup_manifest(plan, handle, &control, &outside)?;
-    tree.put("backup_manifest", 0o600, &manifest)?;
+    tree.put_with("backup_manifest", 0o600, |file| backup_manifest(plan, handle, &control, &outside, file))?;
     tree.put(CONTROL_UNFINISHED, 0o600, &control)?;
     tree.sync()?;
     failpoint::reach("restore.all-but-control");
@@ -116,13 +114,15 @@ fn backup_manifest(
     handle: &Handle,
     control: &[u8],
     outside: &[(Vec<u8>, Vec<u8>)],
-) -> Result<Vec<u8>, RestoreError> {
+    file: &mut std::fs::File,
+) -> Result<(), RestoreError> {
     let manifest = &plan.manifest;
     let failed = || RestoreError::disk("write", plan.request.into.join("backup_manifest"));
     let span = manifest.span();
     let stopped = Timestamp::from_microsecond(span.stop_us).unwrap_or_default();
-    let mut writer = BackupManifestWriter::new(Vec::new(), plan.major, manifest.server().system_identifier)
-        .map_err(failed())?;
+    let mut writer =
+        BackupManifestWriter::new(io::BufWriter::new(file), plan.major, manifest.server().system_identifier)
+            .map_err(failed())?;
     let mut entries = plan.repository.entries(manifest);
     while let Some(entry) = handle.block_on(entries.next())? {
         if entry.kind == EntryKind::File {
@@ -141,16 +141,17 @@ fn backup_manifest(
         (Some(timeline), Some(start), Some(end)) => vec![WalRange { timeline, start, end }],
         _ => Vec::new(),
     };
-    writer.finish(&ranges).map_err(failed())
+    writer.finish(&ranges).and_then(|mut out| out.flush()).map_err(failed())
 }
 
 /// The link of a tablespace points here.
-pub(crate) fn link_target<'p>(plan: &'p RestorePlan, path: &[u8]) -> Option<&'p std::path::Path> {
-    let oid = std::str::from_utf8(path.strip_prefix(b"pg_tblspc/")?).ok()?.parse::<u32>().ok()?;
+pub(crate) fn link_target<'p>(plan: &'p RestorePlan, entry: &Entry) -> Option<&'p std::path::Path> {
+    let oid = entry.tablespace_oid()?;
     plan.tablespaces.iter().find(|space| space.oid == oid).map(|space| space.to.as_path())
 }
 
-/// True for a file that a restore writes itself or never.
+/// True for a file that a restore writes itself or never: with `standby.signal`, which somebody may have put beside a
+/// running primary, the server would never be promoted.
 pub(crate) fn is_written_last(path: &[u8]) -> bool {
-    path == pg::datadir::CONTROL_FILE || std::ffi::OsStr::from_bytes(path) == "backup_label"
+    path == pg::datadir::CONTROL_FILE || path == b"backup_label" || path == b"standby.signal"
 }

@@ -1,7 +1,7 @@
 //! Choosing the backup and refusing what cannot be done, before anything is written.
 
 use std::collections::HashSet;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,11 +26,11 @@ pub async fn plan(repository: Arc<Repository>, request: RestoreRequest) -> Resul
         return Err(RestoreError::UnknownMajor { version_num: server.version_num });
     }
     let resumed = check_target_directory(&request, &request.into, &manifest)?;
-    let tablespaces = place_tablespaces(&request, &manifest)?;
+    let tablespaces = place_tablespaces(&request, &manifest, resumed)?;
     let owner = find_owner(&request, &server.owner)?;
     let totals = manifest.totals();
     if !resumed && !request.delta {
-        check_space(&request.into, totals.bytes)?;
+        check_space(&request.into, &tablespaces, totals.bytes)?;
     }
     Ok(RestorePlan {
         backup: manifest.id.clone(),
@@ -177,6 +177,7 @@ fn check_target_directory(
 fn place_tablespaces(
     request: &RestoreRequest,
     manifest: &Manifest,
+    resumed: bool,
 ) -> Result<Vec<PlannedTablespace>, RestoreError> {
     let spaces = manifest.server().tablespaces;
     let location = |bytes: &[u8]| PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()));
@@ -211,7 +212,8 @@ fn place_tablespaces(
         match inspect(&to)? {
             DirectoryState::Absent | DirectoryState::Empty => {}
             DirectoryState::Incomplete { backup } if backup == manifest.id || request.delta => {}
-            _ if request.delta && to.as_os_str().as_bytes() == space.location => {}
+            // It is the target's own if the target's link says so; another cluster may well live at the old place.
+            _ if (request.delta || resumed) && is_linked(&request.into, space.oid, &to) => {}
             _ => return refuse("it is not empty; map the tablespace to another directory"),
         }
         placed.push(PlannedTablespace { oid: space.oid, from, to });
@@ -228,10 +230,27 @@ fn find_owner(request: &RestoreRequest, recorded: &str) -> Result<Option<(u32, u
     ids.map(Some).ok_or(RestoreError::UnknownOwner { owner })
 }
 
-fn check_space(into: &Path, needed: u64) -> Result<(), RestoreError> {
-    let existing = into.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let Ok(stat) = rustix::fs::statvfs(existing) else { return Ok(()) };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+/// True if the link of a tablespace in the target leads to this place.
+fn is_linked(into: &Path, oid: u32, to: &Path) -> bool {
+    std::fs::read_link(into.join(format!("pg_tblspc/{oid}"))).is_ok_and(|target| target == to)
+}
+
+/// Refuses what cannot fit. How much goes to which filesystem is not known before the file list is read, so the room of
+/// all of them counts.
+fn check_space(into: &Path, spaces: &[PlannedTablespace], needed: u64) -> Result<(), RestoreError> {
+    use std::os::unix::fs::MetadataExt as _;
+    fn existing(path: &Path) -> &Path {
+        path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+    }
+    let (mut free, mut counted) = (0u64, HashSet::new());
+    for path in std::iter::once(into).chain(spaces.iter().map(|space| space.to.as_path())).map(existing) {
+        let device = path.metadata().map(|metadata| metadata.dev());
+        let (Ok(stat), Ok(device)) = (rustix::fs::statvfs(path), device) else { return Ok(()) };
+        if counted.insert(device) {
+            free = free.saturating_add(stat.f_bavail.saturating_mul(stat.f_frsize));
+        }
+    }
+    let existing = existing(into);
     if free < needed {
         Err(RestoreError::NoSpace { path: existing.to_owned(), free, needed })
     } else {

@@ -60,18 +60,37 @@ impl Tree {
         found.unwrap_or((&self.data, path))
     }
 
-    /// Makes a directory, or sets the mode of the one that is there.
+    /// Removes what stands in the place of a file, directory or link that is to be made: a link itself, never what it
+    /// leads to; a directory with everything in it.
+    pub(crate) fn make_way(&self, path: &[u8]) -> io::Result<()> {
+        let (root, rest) = self.locate(path);
+        let (parent, name) = root.parent(rest)?;
+        match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR) => std::fs::remove_dir_all(self.full_path(path)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes a directory, or sets the mode of the one that is there. Anything else in its place is removed: a `pg_wal`
+    /// that was a link becomes a directory.
     pub(crate) fn make_directory(&self, path: &[u8], mode: u32) -> Result<(), RestoreError> {
         let (root, rest) = self.locate(path);
         let failed = |error: Errno| RestoreError::disk("make directory", self.full_path(path))(error.into());
         let (parent, name) = root.parent(rest).map_err(failed)?;
-        match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
-            Ok(()) => {}
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(failed(error)),
-        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(&parent, name, flags, Mode::empty()).map_err(failed)?;
+        let open = || match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => rustix::fs::openat(&parent, name, flags, Mode::empty()),
+            Err(error) => Err(error),
+        };
+        let opened = match open() {
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                rustix::fs::unlinkat(&parent, name, AtFlags::empty()).map_err(failed)?;
+                open()
+            }
+            opened => opened,
+        };
+        let directory = opened.map_err(failed)?;
         self.settle(&directory.into(), mode)
             .map_err(RestoreError::disk("make directory", self.full_path(path)))
     }
@@ -80,10 +99,7 @@ impl Tree {
     pub(crate) fn make_link(&self, path: &[u8], target: &Path) -> Result<(), RestoreError> {
         let failed = |error: Errno| RestoreError::disk("make link", self.full_path(path))(error.into());
         let (parent, name) = self.data.parent(path).map_err(failed)?;
-        match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(failed(error)),
-        }
+        self.make_way(path).map_err(RestoreError::disk("make link", self.full_path(path)))?;
         rustix::fs::symlinkat(target, &parent, name).map_err(failed)?;
         if let Some((uid, gid)) = self.owner {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -100,7 +116,8 @@ impl Tree {
         Ok(File::from(root.open(rest, flags, Mode::RUSR | Mode::WUSR)?))
     }
 
-    /// Opens a file that may be there already; `None` if there is none, or something that is no file.
+    /// Opens a file that may be there already; `None` if there is none, or something that is no file or must not be
+    /// written to, as a key file of mode 0400.
     pub(crate) fn open_existing(&self, path: &[u8]) -> io::Result<Option<File>> {
         let (root, rest) = self.locate(path);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -109,7 +126,7 @@ impl Tree {
                 let file = File::from(file);
                 Ok(file.metadata()?.is_file().then_some(file))
             }
-            Err(Errno::NOENT | Errno::LOOP | Errno::ISDIR | Errno::NOTDIR) => Ok(None),
+            Err(Errno::NOENT | Errno::LOOP | Errno::ISDIR | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -132,25 +149,34 @@ impl Tree {
 
     /// Writes a whole small file of the data directory in place of any other: temporary file, fsync, rename.
     pub(crate) fn put(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), RestoreError> {
-        use std::io::Write as _;
+        let failed = RestoreError::disk("write", self.data.path.join(path));
+        self.put_with(path, mode, |file| io::Write::write_all(file, content).map_err(failed))
+    }
+
+    /// As [`Tree::put`], with content that is written piece by piece.
+    pub(crate) fn put_with(
+        &self,
+        path: &str,
+        mode: u32,
+        write: impl FnOnce(&mut File) -> Result<(), RestoreError>,
+    ) -> Result<(), RestoreError> {
         let full = self.data.path.join(path);
         let temporary = self.data.path.join(format!("{path}.pgkeep"));
-        let write = || -> io::Result<()> {
-            match std::fs::remove_file(&temporary) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = File::from(self.data.open(
-                format!("{path}.pgkeep").as_bytes(),
-                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::RUSR | Mode::WUSR,
-            )?);
-            file.write_all(content)?;
+        let failed = || RestoreError::disk("write", full.clone());
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed()(error)),
+            _ => {}
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = self.data.open(format!("{path}.pgkeep").as_bytes(), flags, Mode::RUSR | Mode::WUSR);
+        let mut file = File::from(opened.map_err(|error| failed()(error.into()))?);
+        write(&mut file)?;
+        let end = || -> io::Result<()> {
             self.settle(&file, mode)?;
             file.sync_all()?;
             std::fs::rename(&temporary, &full)
         };
-        write().map_err(RestoreError::disk("write", full.clone()))
+        end().map_err(failed())
     }
 
     /// Makes everything written below the roots durable: one call for each filesystem. Its errors are those of every
@@ -185,6 +211,10 @@ impl Root {
     fn create(path: &Path, mode: u32, owner: Option<(u32, u32)>, backup: &str) -> Result<Self, RestoreError> {
         use std::os::unix::fs::DirBuilderExt as _;
         let failed = || RestoreError::disk("make directory", path);
+        // The folders above are not ours alone: the server's user must get through them also when root makes them.
+        if let Some(above) = path.parent() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(above).map_err(failed())?;
+        }
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed())?;
         let directory = File::open(path).map_err(failed())?;
         rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)).map_err(|error| failed()(error.into()))?;
