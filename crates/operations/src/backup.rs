@@ -6,6 +6,7 @@ mod collect;
 mod copy;
 mod earlier;
 mod error;
+mod record;
 mod upload;
 mod wal;
 mod worker;
@@ -19,12 +20,10 @@ use jiff::Timestamp;
 use pg::Lsn;
 use pg::control::ControlFile;
 use repository::archive::Identity;
-use repository::backups::Predecessor;
-use repository::manifest::{
-    BackupKind, ConfigFile, MAX_FINDINGS, Manifest, PackRef, ServerRecord, Span, TablespaceRecord,
-};
+use repository::backups::{ChainFinding, Predecessor};
+use repository::manifest::{BackupKind, MAX_FINDINGS, Manifest, PackRef};
 use repository::{ClusterName, PackId, Repository};
-use server::backup::{BackupSession, Started, Stopped};
+use server::backup::{BackupSession, Stopped};
 use server::connection::Connection;
 use server::facts::{ArchiveMode, ServerFacts};
 use server::files::LocalFiles;
@@ -32,11 +31,12 @@ use tokio::runtime::Handle;
 
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
-use collect::{Collected, pack_refs};
+use collect::{Collected, PARTIAL_TIME, pack_refs};
 use copy::{Copied, copy_files};
 use earlier::{Earlier, EarlierPacks};
 pub use error::BackupError;
 pub(crate) use error::display_path;
+use record::begin_manifest;
 use upload::Uploader;
 
 /// Findings and vanished files that one span or backup lists; more are counted.
@@ -46,8 +46,6 @@ const REREAD_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A change time within this of the backup's beginning is not trusted: two changes in one tick of the filesystem's
 /// clock look the same, and network filesystems have clocks of their own.
 const SETTLE: Duration = Duration::from_secs(2);
-/// A configuration file larger than this is none.
-const MAX_CONFIG: usize = 1 << 20;
 /// Tables and maps kept on this host's disk.
 const LOCAL_LIMIT: u64 = 4 << 30;
 
@@ -92,6 +90,8 @@ pub(crate) struct Context {
     pub(crate) start_lsn: u64,
     pub(crate) tail_lens: HashMap<PackId, u32>,
     pub(crate) references: HashMap<PackId, PackRef>,
+    /// Least time between two partial manifests.
+    pub(crate) partial_time: Duration,
     /// Set by whoever fails first, and looked at by all before their next piece of work.
     pub(crate) stop: AtomicBool,
 }
@@ -102,6 +102,18 @@ pub async fn backup(
     repository: Arc<Repository>,
     request: &BackupRequest,
     monitor: Arc<dyn Monitor>,
+) -> Result<BackupReport, BackupError> {
+    backup_noting(connection, repository, request, monitor, PARTIAL_TIME).await
+}
+
+/// As [`backup`], with another time between partial manifests, so that tests see them within seconds.
+#[doc(hidden)]
+pub async fn backup_noting(
+    connection: Connection,
+    repository: Arc<Repository>,
+    request: &BackupRequest,
+    monitor: Arc<dyn Monitor>,
+    partial_time: Duration,
 ) -> Result<BackupReport, BackupError> {
     let began = Instant::now();
     let facts = ServerFacts::read(&connection)?;
@@ -117,6 +129,9 @@ pub async fn backup(
             format!("pack {pack} of earlier backups is missing or damaged; what it held is stored again");
         monitor.event(Event::Warning(text));
     }
+    if let Some(finding) = &plan.rolled_back {
+        monitor.event(Event::Warning(finding.to_string()));
+    }
 
     failpoint::reach("backup.bound");
     monitor.event(Event::Phase("checkpoint"));
@@ -128,7 +143,8 @@ pub async fn backup(
     failpoint::reach("backup.started");
     monitor.event(Event::Phase("copy files"));
     let uploader = Uploader::new(repository.clone(), Handle::current());
-    let copied = copy(&repository, request, &plan, &manifest, &files, &session, &uploader, &monitor).await?;
+    let context = begin_context(&repository, request, &plan, &manifest, &files, partial_time)?;
+    let copied = copy(context, &plan, &manifest, &files, &session, &uploader, &monitor).await?;
     failpoint::reach("backup.copied");
     let (control_bytes, _) = files.read_control_file()?;
     let stopped = session.stop(false)?;
@@ -176,6 +192,7 @@ struct Plan {
     predecessor: Option<Predecessor>,
     earlier: Vec<Earlier>,
     packs: EarlierPacks,
+    rolled_back: Option<ChainFinding>,
     reread: bool,
     now: Timestamp,
 }
@@ -197,7 +214,11 @@ async fn plan_backup(
 
     let after = predecessor.as_ref().map(|predecessor| predecessor.manifest.id.clone());
     let mut earlier = Vec::new();
-    for manifests in repository.partials(&request.cluster, after.as_deref()).await?.into_iter().rev() {
+    let partials = repository.partials(&request.cluster, after.as_deref()).await?;
+    // Later than any attempt, too: the names of its partial manifests have its id.
+    let attempts = partials.iter().flatten().map(|manifest| manifest.id.clone());
+    let id = backup_id(now, kind, attempts.chain(after).max().as_deref());
+    for manifests in partials.into_iter().rev() {
         let same = |manifest: &Manifest| {
             manifest.server().system_identifier == control.system_identifier && manifest.backup_kind() == kind
         };
@@ -208,8 +229,9 @@ async fn plan_backup(
     earlier
         .extend(parent.map(|manifest| Earlier { manifests: vec![manifest.clone()], trust_times: !reread }));
     let packs = EarlierPacks::read(repository, &earlier).await?;
-    let id = backup_id(now, kind, after.as_deref());
-    Ok(Plan { id, kind, predecessor, earlier, packs, reread, now })
+    // Said now and kept in the manifest: this backup becomes the newest that this host saw.
+    let rolled_back = repository.rolled_back(&request.cluster).await?;
+    Ok(Plan { id, kind, predecessor, earlier, packs, rolled_back, reread, now })
 }
 
 /// UTC start time and kind, later than any backup before it even if the clock was set back.
@@ -279,91 +301,32 @@ fn identity(facts: &ServerFacts, control: &ControlFile) -> Identity {
     }
 }
 
-fn begin_manifest(
-    plan: &Plan,
-    request: &BackupRequest,
-    facts: &ServerFacts,
-    control: &ControlFile,
-    started: &Started,
-    settled_before_ns: i64,
-) -> Manifest {
-    use std::os::unix::ffi::OsStrExt as _;
-    let directory = facts.data_directory.clone().unwrap_or_default();
-    let metadata = std::fs::metadata(&directory).ok();
-    let tablespace = |tablespace: &server::facts::Tablespace| TablespaceRecord {
-        oid: tablespace.oid,
-        location: tablespace.location.as_os_str().as_bytes().to_vec(),
-    };
-    let parent = plan.earlier.last().filter(|_| plan.kind == BackupKind::Incremental);
-    let parent = parent.and_then(|earlier| earlier.manifests.first());
-    let reread_at =
-        if plan.reread { plan.now.as_microsecond() } else { parent.map_or(0, |parent| parent.reread_at_us) };
-    Manifest {
-        id: plan.id.clone(),
-        kind: plan.kind as i32,
-        cluster: request.cluster.to_string(),
-        parent_id: parent.map(|manifest| manifest.id.clone()).unwrap_or_default(),
-        server: Some(ServerRecord {
-            system_identifier: control.system_identifier,
-            version_num: facts.version_num,
-            catalog_version: control.catalog_version,
-            control_version: control.control_version,
-            wal_segment_size: control.wal_segment_size.bytes(),
-            block_size: control.block_size,
-            data_checksums: control.has_data_checksums(),
-            data_directory: directory.to_string_lossy().into_owned(),
-            owner: metadata.as_ref().and_then(owner_name).unwrap_or_default(),
-            directory_mode: metadata.map_or(0o700, |metadata| {
-                std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777
-            }),
-            tablespaces: facts
-                .tablespaces
-                .iter()
-                .filter(|space| space.location.is_absolute())
-                .map(tablespace)
-                .collect(),
-        }),
-        span: Some(Span {
-            start_lsn: started.start_lsn.get(),
-            stop_lsn: 0,
-            timeline: started.timeline.get(),
-            start_us: started.at.as_microsecond(),
-            stop_us: 0,
-            settled_before_ns,
-        }),
-        reread_at_us: reread_at,
-        program: concat!("pgkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
-        label: request.label.clone(),
-        config_files: outside_configuration(facts, &directory),
-        ..Manifest::default()
-    }
-}
-
-/// Configuration files that lie outside the data directory; one that cannot be read is left out with a word in the log.
-fn outside_configuration(facts: &ServerFacts, directory: &std::path::Path) -> Vec<ConfigFile> {
-    let all = [&facts.config_file, &facts.hba_file, &facts.ident_file];
-    let outside = all.into_iter().flatten().filter(|path| !path.starts_with(directory));
-    let read = |path: &std::path::PathBuf| match std::fs::read(path) {
-        Ok(content) if content.len() <= MAX_CONFIG => {
-            Some(ConfigFile { path: path.to_string_lossy().into_owned(), content })
-        }
-        Ok(_) => None,
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "a configuration file is not in the backup");
-            None
-        }
-    };
-    outside.filter_map(read).collect()
-}
-
-fn owner_name(metadata: &std::fs::Metadata) -> Option<String> {
-    crate::owner::name_of(std::os::unix::fs::MetadataExt::uid(metadata))
-}
-
-#[allow(clippy::too_many_arguments, reason = "the parts of one backup, each of another kind")]
-async fn copy(
+fn begin_context(
     repository: &Arc<Repository>,
     request: &BackupRequest,
+    plan: &Plan,
+    manifest: &Manifest,
+    files: &LocalFiles,
+    partial_time: Duration,
+) -> Result<Context, BackupError> {
+    let control = files.read_control_file()?.1;
+    Ok(Context {
+        repository: repository.clone(),
+        cluster: request.cluster.clone(),
+        workers: request.workers.max(1),
+        level: request.level,
+        verify_checksums: control.has_data_checksums() && control.block_size as usize == pg::page::PAGE_SIZE,
+        segment_blocks: control.segment_blocks,
+        start_lsn: manifest.span().start_lsn,
+        tail_lens: plan.packs.references.iter().map(|(id, pack)| (*id, pack.tail_len)).collect(),
+        references: plan.packs.references.clone(),
+        partial_time,
+        stop: AtomicBool::new(false),
+    })
+}
+
+async fn copy(
+    context: Context,
     plan: &Plan,
     manifest: &Manifest,
     files: &Arc<LocalFiles>,
@@ -371,19 +334,6 @@ async fn copy(
     uploader: &Uploader,
     monitor: &Arc<dyn Monitor>,
 ) -> Result<Copied, BackupError> {
-    let control = files.read_control_file()?.1;
-    let context = Context {
-        repository: repository.clone(),
-        cluster: request.cluster.clone(),
-        workers: request.workers.max(1),
-        level: request.level,
-        verify_checksums: control.has_data_checksums(),
-        segment_blocks: control.segment_blocks,
-        start_lsn: manifest.span().start_lsn,
-        tail_lens: plan.packs.references.iter().map(|(id, pack)| (*id, pack.tail_len)).collect(),
-        references: plan.packs.references.clone(),
-        stop: AtomicBool::new(false),
-    };
     let known: Vec<_> = plan.known_pages();
     let handle = Handle::current();
     // The session is looked at now and then from here, while other threads work: without it all work is vain.
@@ -440,7 +390,7 @@ async fn finish_manifest(
     uploader: &Uploader,
 ) -> Result<(), BackupError> {
     let Copied { collected, warnings } = copied;
-    let Collected { list, live, mut totals, findings, findings_left_out, vanished } = collected;
+    let Collected { list, live, mut totals, findings, findings_left_out, vanished, tablespaces } = collected;
     let uploader = uploader.clone();
     let packs = list.packs;
     tokio::task::block_in_place(|| {
@@ -459,6 +409,10 @@ async fn finish_manifest(
     manifest.findings_total = findings.len() as u64 + findings_left_out;
     findings.truncate(MAX_FINDINGS);
     manifest.findings = findings;
+    // Those of the list and not those of the beginning: a tablespace may have been made meanwhile.
+    if let Some(server) = &mut manifest.server {
+        server.tablespaces = tablespaces;
+    }
     manifest.span = Some(span);
     manifest.backup_label = stopped.label_file.clone();
     manifest.tablespace_map = stopped.tablespace_map.clone();
@@ -466,7 +420,7 @@ async fn finish_manifest(
     manifest.packs = pack_refs(&live, &uploader, &plan.packs)?;
     totals.bytes_stored = uploader.stored_bytes();
     manifest.totals = Some(totals);
-    manifest.warnings = warnings;
+    manifest.warnings.extend(warnings);
     if !vanished.is_empty() {
         manifest
             .warnings
@@ -479,17 +433,4 @@ async fn finish_manifest(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_rise_even_when_the_clock_goes_back() {
-        let now: Timestamp = "2026-11-22T02:00:00Z".parse().unwrap();
-        let first = backup_id(now, BackupKind::Full, None);
-        assert_eq!(first, "20261122T020000Z-full");
-        let second = backup_id(now, BackupKind::Incremental, Some(&first));
-        assert_eq!(second, "20261122T020001Z-incremental");
-        let back = backup_id("2026-11-21T00:00:00Z".parse().unwrap(), BackupKind::Full, Some(&second));
-        assert_eq!(back, "20261122T020002Z-full");
-    }
-}
+mod tests;

@@ -101,6 +101,11 @@ impl RepositoryError {
             _ => false,
         }
     }
+
+    /// True if what is stored cannot be read, by damage or for want of the private key, and trying again will not help.
+    pub fn is_unreadable(&self) -> bool {
+        self.is_damage() || matches!(self, Self::Seal(SealError::NoPrivateKey { .. }))
+    }
 }
 
 /// An open repository.
@@ -290,6 +295,9 @@ impl Repository {
 
     /// Opens a pack: its table and its key, in one request if the length of its tail is known.
     pub async fn open_pack(&self, id: PackId, tail_len: Option<u32>) -> Result<OpenPack, RepositoryError> {
+        if !self.access.can_read() {
+            return Err(SealError::NoPrivateKey { name: layout::pack(id) }.into());
+        }
         let mut wanted = tail_len.map_or(TAIL_GUESS, u64::from);
         loop {
             let tail = self.storage.read_tail(&layout::pack(id), wanted).await?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use repository::PackId;
 use repository::content::{Content, Entry, EntryKind, Extent, LEAF_SPAN};
 use repository::file_list::{FileList, FileListWriter};
-use repository::manifest::{Manifest, PackRef, PageFinding, PageRef, Totals};
+use repository::manifest::{Manifest, PackRef, PageFinding, PageRef, TablespaceRecord, Totals};
 use tokio::runtime::Handle;
 
 use super::earlier::EarlierPacks;
@@ -17,7 +17,10 @@ use super::{Context, MAX_SPAN_FINDINGS};
 
 /// A partial manifest is written when so much was stored, or so much time has passed, since the last one.
 const PARTIAL_BYTES: u64 = 512 << 20;
-const PARTIAL_TIME: Duration = Duration::from_secs(60);
+pub(crate) const PARTIAL_TIME: Duration = Duration::from_secs(60);
+
+/// Findings that are kept until the backup's end tells which of them matter; more are counted.
+const MAX_KEPT_FINDINGS: usize = 16_384;
 
 /// One numbered piece of work after it was done.
 pub(crate) enum Outcome {
@@ -35,6 +38,8 @@ pub(crate) struct Collected {
     pub(crate) findings: Vec<PageFinding>,
     pub(crate) findings_left_out: u64,
     pub(crate) vanished: Vec<String>,
+    /// The tablespaces whose links are in the list.
+    pub(crate) tablespaces: Vec<TablespaceRecord>,
 }
 
 pub(crate) struct Collector<'c> {
@@ -52,6 +57,7 @@ pub(crate) struct Collector<'c> {
     findings: Vec<PageFinding>,
     findings_left_out: u64,
     vanished: Vec<String>,
+    tablespaces: Vec<TablespaceRecord>,
     fresh: Vec<Entry>,
     fresh_spans: HashMap<Vec<u8>, Vec<Vec<Extent>>>,
     partials: u32,
@@ -64,6 +70,7 @@ struct OpenFileEntry {
     size: u64,
     crc32c: u32,
     ended: bool,
+    vanished: bool,
     new: bool,
 }
 
@@ -89,6 +96,7 @@ impl<'c> Collector<'c> {
             findings: Vec::new(),
             findings_left_out: 0,
             vanished: Vec::new(),
+            tablespaces: Vec::new(),
             fresh: Vec::new(),
             fresh_spans: HashMap::new(),
             partials: 0,
@@ -110,6 +118,11 @@ impl<'c> Collector<'c> {
         self.maybe_partial()
     }
 
+    /// How many pieces are in the list.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
     fn unchanged(&mut self, entry: Entry) -> Result<(), BackupError> {
         if entry.kind == EntryKind::File {
             self.totals.files += 1;
@@ -126,6 +139,9 @@ impl<'c> Collector<'c> {
                 }
             }
         }
+        if let Some(oid) = entry.tablespace_oid() {
+            self.tablespaces.push(TablespaceRecord { oid, location: entry.target.clone() });
+        }
         Ok(self.list.add_entry(entry)?)
     }
 
@@ -135,17 +151,22 @@ impl<'c> Collector<'c> {
             size: 0,
             crc32c: 0,
             ended: false,
+            vanished: false,
             new: false,
         });
         self.totals.bytes_read += done.length;
         self.totals.bytes_new += done.new_bytes;
         self.totals.pages_verified += done.pages_verified;
-        self.findings_left_out += done.findings_left_out;
-        self.findings.extend(done.findings);
-        let vanished = done.vanished && done.index == 0;
-        // A file that was truncated while it was read ends at its first short span, whatever came after: the WAL has
-        // both the truncation and what was written later.
-        if !file.ended && !done.vanished {
+        let kept = done.findings.len().min(MAX_KEPT_FINDINGS - self.findings.len());
+        self.findings_left_out += done.findings_left_out + (done.findings.len() - kept) as u64;
+        self.findings.extend(done.findings.into_iter().take(kept));
+        // A file that was truncated or removed while it was read ends at its first short span, whatever came after: the
+        // WAL has both that and what was written later.
+        if done.vanished && !file.ended {
+            file.vanished = done.index == 0;
+            file.ended = true;
+        }
+        if !file.ended {
             file.crc32c = crc32c::crc32c_combine(file.crc32c, done.crc32c, done.length as usize);
             file.size += done.length;
             file.new |= done.new_bytes > 0;
@@ -157,7 +178,7 @@ impl<'c> Collector<'c> {
             return Ok(());
         }
         let file = self.file.take().expect("it was just there");
-        if vanished { self.gone(&done.job.found.path) } else { self.read_file(&done.job.found, file) }
+        if file.vanished { self.gone(&done.job.found.path) } else { self.read_file(&done.job.found, file) }
     }
 
     /// A file that went away between listing and reading: normal for what the server drops, fatal for what it never does.
@@ -201,7 +222,8 @@ impl<'c> Collector<'c> {
     /// Writes a partial manifest of the files stored since the last one, as far as their packs are durable.
     fn maybe_partial(&mut self) -> Result<(), BackupError> {
         let (since, stored) = self.partial_at;
-        let due = self.uploader.stored_bytes() >= stored + PARTIAL_BYTES || since.elapsed() >= PARTIAL_TIME;
+        let due = self.uploader.stored_bytes() >= stored + PARTIAL_BYTES
+            || since.elapsed() >= self.context.partial_time;
         if !due || self.fresh.is_empty() {
             return Ok(());
         }
@@ -273,6 +295,7 @@ impl<'c> Collector<'c> {
             findings: self.findings,
             findings_left_out: self.findings_left_out,
             vanished: self.vanished,
+            tablespaces: self.tablespaces,
         })
     }
 }

@@ -1,9 +1,9 @@
 //! Copying the files: a planner lists and compares, workers read, the collector writes the file list.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use repository::content::EntryKind;
@@ -24,6 +24,8 @@ const WORK_BYTES: u64 = 4 << 20;
 const WORK_SPANS: usize = 64;
 /// Entries that need no reading are handed to the collector in groups.
 const READY_GROUP: usize = 256;
+/// Pieces that may be planned past the one that the file list waits for: what is done out of order stays in memory.
+const MAX_AHEAD: u64 = 64;
 
 struct Work {
     number: u64,
@@ -51,6 +53,7 @@ pub(crate) fn copy_files(
 ) -> Result<Copied, BackupError> {
     let (work_in, work_out) = bounded::<Work>(context.workers * 2);
     let (done_in, done_out) = bounded::<(u64, Outcome)>(256);
+    let written = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..context.workers)
             .map(|_| {
@@ -60,7 +63,7 @@ pub(crate) fn copy_files(
             })
             .collect();
         let planner = {
-            let handle = handle.clone();
+            let (handle, written) = (handle.clone(), &written);
             scope.spawn(move || {
                 let streams = EarlierStreams::open(&context.repository, earlier, packs, handle)?;
                 let mut planner = Planner {
@@ -69,6 +72,7 @@ pub(crate) fn copy_files(
                     work: work_in,
                     done: done_in,
                     number: 0,
+                    written,
                     spans: Vec::new(),
                     ready: Vec::new(),
                     bytes: 0,
@@ -90,6 +94,7 @@ pub(crate) fn copy_files(
                 context.stop.store(true, Ordering::Release);
                 failure = Some(error);
             }
+            written.store(collector.next(), Ordering::Release);
         }
         let planned = planner.join().expect("the planner does not panic");
         for worker in workers {
@@ -100,6 +105,10 @@ pub(crate) fn copy_files(
             return Err(error);
         }
         uploader.wait()?;
+        // Whoever had it stopped from outside knows why; what there is of the file list is not whole.
+        if context.stop.load(Ordering::Acquire) {
+            return Err(BackupError::Stopped);
+        }
         Ok(Copied { collected: collector.finish()?, warnings })
     })
 }
@@ -112,6 +121,7 @@ fn run_worker(
     stop: &AtomicBool,
     monitor: &dyn Monitor,
 ) -> Result<(), BackupError> {
+    let _guard = StopOnPanic(stop);
     for piece in work {
         if stop.load(Ordering::Acquire) || uploader.failed() {
             stop.store(true, Ordering::Release);
@@ -137,12 +147,25 @@ fn run_worker(
     worker.finish()
 }
 
+/// Nobody may wait for the work of a thread that is gone.
+struct StopOnPanic<'s>(&'s AtomicBool);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+}
+
 struct Planner<'p> {
     context: &'p Context,
     streams: EarlierStreams<'p>,
     work: Sender<Work>,
     done: Sender<(u64, Outcome)>,
     number: u64,
+    /// How many pieces are in the file list.
+    written: &'p AtomicU64,
     spans: Vec<(Arc<FileJob>, u32)>,
     bytes: u64,
     ready: Vec<repository::content::Entry>,
@@ -194,8 +217,7 @@ impl Planner<'_> {
         self.hand_over_ready();
         let size = found.size;
         let job = Arc::new(FileJob { found, candidates });
-        let mut indexes: VecDeque<u32> = (0..job.spans()).collect();
-        while let Some(index) = indexes.pop_front() {
+        for index in 0..job.spans() {
             self.spans.push((job.clone(), index));
             self.bytes += size.min(repository::content::LEAF_SPAN);
             if self.bytes >= WORK_BYTES || self.spans.len() >= WORK_SPANS {
@@ -207,8 +229,7 @@ impl Planner<'_> {
     fn hand_over_spans(&mut self) {
         self.bytes = 0;
         if !self.spans.is_empty() {
-            let work = Work { number: self.number, spans: std::mem::take(&mut self.spans) };
-            self.number += 1;
+            let work = Work { number: self.next_number(), spans: std::mem::take(&mut self.spans) };
             // Nobody takes work any more only after a failure, which its thread reports.
             drop(self.work.send(work));
         }
@@ -217,8 +238,23 @@ impl Planner<'_> {
     fn hand_over_ready(&mut self) {
         if !self.ready.is_empty() {
             let ready = Outcome::Ready(std::mem::take(&mut self.ready));
-            drop(self.done.send((self.number, ready)));
-            self.number += 1;
+            let number = self.next_number();
+            drop(self.done.send((number, ready)));
         }
     }
+
+    /// The number of the next piece, as soon as the file list is near enough.
+    fn next_number(&mut self) -> u64 {
+        let most = MAX_AHEAD.max(self.context.workers as u64 * 8);
+        while self.number >= self.written.load(Ordering::Acquire) + most
+            && !self.context.stop.load(Ordering::Acquire)
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.number += 1;
+        self.number - 1
+    }
 }
+
+#[cfg(test)]
+mod tests;

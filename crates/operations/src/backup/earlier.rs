@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use repository::content::{Content, Entry, EntryKind};
+use repository::content::{Content, Entry, EntryKind, Extent};
 use repository::manifest::{Manifest, PackRef};
 use repository::{PackId, Repository, RepositoryError};
 use server::files::FoundFile;
 use tokio::runtime::Handle;
+
+use super::error::display_path;
 
 /// One earlier backup, or one attempt at one that left partial manifests.
 pub(crate) struct Earlier {
@@ -111,7 +113,7 @@ impl<'e> EarlierStreams<'e> {
             let entry = entry.clone();
             let untouched =
                 stream.earlier.trust_times && is_untouched(&entry, found, stream.earlier.settled_before_ns());
-            if self.needs_lost_pack(&entry)? {
+            if !self.is_usable(&entry, untouched)? {
                 continue;
             }
             if untouched {
@@ -122,26 +124,33 @@ impl<'e> EarlierStreams<'e> {
         Ok(Verdict::Read(candidates))
     }
 
-    fn needs_lost_pack(&self, entry: &Entry) -> Result<bool, RepositoryError> {
-        if self.packs.lost.is_empty() {
+    /// True if no lost pack holds content of the file and, for one that is to be named again unread, its leaves can
+    /// still be read.
+    fn is_usable(&self, entry: &Entry, unread: bool) -> Result<bool, RepositoryError> {
+        let there = |extents: &[Extent]| extents.iter().all(|at| !self.packs.lost.contains(&at.pack));
+        let leaves = match &entry.content {
+            Content::Inline(extents) => return Ok(there(extents)),
+            Content::Leaves(leaves) => leaves,
+        };
+        if !there(leaves) {
             return Ok(false);
         }
-        let lost = |pack: &PackId| self.packs.lost.contains(pack);
-        match &entry.content {
-            Content::Inline(extents) => Ok(extents.iter().any(|extent| lost(&extent.pack))),
-            Content::Leaves(leaves) => {
-                for (index, leaf) in leaves.iter().enumerate() {
-                    if lost(&leaf.pack) {
-                        return Ok(true);
-                    }
-                    let extents = self.handle.block_on(self.repository.span_extents(entry, index as u32))?;
-                    if extents.iter().any(|extent| lost(&extent.pack)) {
-                        return Ok(true);
-                    }
+        if self.packs.lost.is_empty() && !unread {
+            return Ok(true);
+        }
+        for index in 0..leaves.len() as u32 {
+            match self.handle.block_on(self.repository.span_extents(entry, index)) {
+                Ok(extents) if there(&extents) => {}
+                Ok(_) => return Ok(false),
+                Err(error) if error.is_unreadable() => {
+                    let path = display_path(&entry.path);
+                    tracing::warn!(%path, %error, "the map of this file is unreadable; it is stored anew");
+                    return Ok(false);
                 }
-                Ok(false)
+                Err(error) => return Err(error),
             }
         }
+        Ok(true)
     }
 }
 
@@ -155,8 +164,8 @@ impl<'e> Stream<'e> {
                 }
                 Ok(None) => {}
                 // The rest of this list is lost: what it would have told is read and stored anew.
-                Err(error) if error.is_damage() => {
-                    tracing::warn!(%error, "the file list of an earlier backup is damaged; its files are stored anew");
+                Err(error) if error.is_unreadable() => {
+                    tracing::warn!(%error, "the file list of an earlier backup is unreadable; its files are stored anew");
                     self.manifest = self.earlier.manifests.len();
                 }
                 Err(error) => return Err(error),

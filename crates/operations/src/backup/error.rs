@@ -52,6 +52,9 @@ pub enum BackupError {
         /// How long was waited.
         waited: Duration,
     },
+    /// Another part of the backup failed, and says why.
+    #[error("copying was stopped")]
+    Stopped,
     /// The server was promoted or changed its settings meanwhile.
     #[error("{what} during the backup")]
     Changed {
