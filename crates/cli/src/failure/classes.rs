@@ -5,7 +5,7 @@ use std::error::Error;
 use operations::backup::BackupError;
 use operations::catalogue::CatalogueError;
 use operations::init::InitError;
-use operations::reachable::PathError;
+use operations::reachable::{PathError, ReachableError};
 use operations::restore::{RestoreError, describe_moment};
 use repository::RepositoryError;
 use repository::archive::ArchiveError;
@@ -40,7 +40,6 @@ pub(super) fn class_of(error: AnyError<'_>) -> Option<Class> {
             InitError::Unfit { .. } | InitError::Probe(_) => None,
         })
         .or_else(|| (error.is::<LocationError>() || error.is::<OpenError>()).then_some(Class::WrongRequest))
-        .or_else(|| error.is::<PathError>().then_some(Class::NotFound))
         .or_else(|| error.is::<CodecError>().then_some(Class::Bug))
 }
 
@@ -133,9 +132,21 @@ fn restore_class(error: &RestoreError) -> Option<Class> {
         | RestoreError::UnknownOwner { .. }
         | RestoreError::UnknownMajor { .. } => Class::WrongRequest,
         RestoreError::NoSpace { .. } => Class::TryAgain,
+        RestoreError::Reachable(below) => return reachable_class(below),
         RestoreError::Repository(below) => return repository_class(below),
         _ => return None,
     })
+}
+
+fn reachable_class(error: &ReachableError) -> Option<Class> {
+    match error {
+        ReachableError::Repository(below) => repository_class(below),
+        ReachableError::Archive { source, .. } => archive_class(source),
+        ReachableError::Manifest { .. } | ReachableError::Path(PathError::Damaged { .. }) => {
+            Some(Class::Damaged)
+        }
+        ReachableError::Path(_) => Some(Class::NotFound),
+    }
 }
 
 fn catalogue_class(error: &CatalogueError) -> Option<Class> {
@@ -143,7 +154,7 @@ fn catalogue_class(error: &CatalogueError) -> Option<Class> {
         CatalogueError::NoBackup { .. } | CatalogueError::Unknown { .. } => Some(Class::NotFound),
         CatalogueError::Ambiguous { .. } => Some(Class::WrongRequest),
         CatalogueError::Repository(below) => repository_class(below),
-        _ => None,
+        CatalogueError::Reachable(below) => reachable_class(below),
     }
 }
 
@@ -215,6 +226,9 @@ fn restore_hint(error: &RestoreError) -> Option<String> {
         }
         RestoreError::UnknownTablespace { .. } => {
             "`pgkeep info` lists the tablespaces of a backup".to_owned()
+        }
+        RestoreError::Reachable(ReachableError::Path(_)) => {
+            "`pgkeep wal list` shows the timelines".to_owned()
         }
         RestoreError::NoBackup { .. } | RestoreError::UnknownBackup { .. } => {
             "`pgkeep list` shows the backups".to_owned()
