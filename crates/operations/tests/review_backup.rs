@@ -10,7 +10,7 @@ use operations::backup::backup;
 use operations::monitor::{Event, Monitor};
 use repository::manifest::Manifest;
 use repository::secrets::Access;
-use scene::{Scene, number, start, verify_backup};
+use scene::{Scene, number, start, text, verify_backup};
 
 /// Makes a tablespace and a table in it while the backup begins.
 struct MakesTablespace<'s>(&'s Scene, std::path::PathBuf);
@@ -59,6 +59,24 @@ async fn a_tablespace_made_while_the_backup_begins_is_restored() {
     scene.restore(request).await;
     verify_backup(&into);
     assert_eq!(number(&start(&into), "select x from there"), 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_checksum_is_said_by_every_backup_that_holds_the_page() {
+    let scene = Scene::with(|builder| builder.checksums(true)).await;
+    scene.sql("create table t as select generate_series(1, 10000) x; checkpoint");
+    let path = scene.server.data_directory().join(text(&scene.server, "select pg_relation_filepath('t')"));
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rot", 3 * 8192 + 8000).unwrap();
+    drop(file);
+    // Long enough ago that the next backup need not read the file.
+    tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
+    let full = scene.backup(true).await;
+    let incremental = scene.backup(false).await;
+    assert!(incremental.totals().bytes_read < full.totals().bytes_read / 2);
+    for manifest in [full, incremental] {
+        assert_eq!((manifest.findings_total, manifest.findings[0].block), (1, 3));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use repository::PackId;
 use repository::content::{Content, Entry, EntryKind, Extent, LEAF_SPAN};
 use repository::file_list::{FileList, FileListWriter};
-use repository::manifest::{Manifest, PackRef, PageFinding, PageRef, TablespaceRecord, Totals};
+use repository::manifest::{MAX_FINDINGS, Manifest, PackRef, PageFinding, PageRef, TablespaceRecord, Totals};
 use tokio::runtime::Handle;
 
 use super::earlier::EarlierPacks;
@@ -267,6 +267,7 @@ impl<'c> Collector<'c> {
             self.handle.block_on(self.context.repository.store_pack(pack))?;
         }
         manifest.pages = list.pages;
+        manifest.findings = self.findings.iter().take(MAX_FINDINGS).cloned().collect();
         let reference = |id: &PackId| {
             own.get(id)
                 .cloned()

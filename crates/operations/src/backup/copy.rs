@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use repository::content::EntryKind;
-use repository::manifest::{Manifest, PageRef};
+use repository::manifest::{Manifest, PageFinding, PageRef};
 use server::files::{FileKind, FileSource, FoundFile};
 use tokio::runtime::Handle;
 
@@ -100,7 +100,7 @@ pub(crate) fn copy_files(
         for worker in workers {
             worker.join().expect("a worker does not panic")?;
         }
-        let warnings = planned?;
+        let (warnings, inherited) = planned?;
         if let Some(error) = failure {
             return Err(error);
         }
@@ -109,7 +109,9 @@ pub(crate) fn copy_files(
         if context.stop.load(Ordering::Acquire) {
             return Err(BackupError::Stopped);
         }
-        Ok(Copied { collected: collector.finish()?, warnings })
+        let mut collected = collector.finish()?;
+        collected.findings.extend(inherited);
+        Ok(Copied { collected, warnings })
     })
 }
 
@@ -172,7 +174,7 @@ struct Planner<'p> {
 }
 
 impl Planner<'_> {
-    fn run(&mut self, source: &dyn FileSource) -> Result<Vec<String>, BackupError> {
+    fn run(&mut self, source: &dyn FileSource) -> Result<(Vec<String>, Vec<PageFinding>), BackupError> {
         let mut failure = None;
         let warnings = source.walk(&mut |found| match self.plan(found) {
             Ok(()) if self.context.stop.load(Ordering::Acquire) => ControlFlow::Break(()),
@@ -187,7 +189,8 @@ impl Planner<'_> {
         }
         self.hand_over_spans();
         self.hand_over_ready();
-        Ok(warnings.iter().map(ToString::to_string).collect())
+        let inherited = std::mem::take(&mut self.streams.inherited);
+        Ok((warnings.iter().map(ToString::to_string).collect(), inherited))
     }
 
     fn plan(&mut self, found: FoundFile) -> Result<(), BackupError> {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use repository::content::{Content, Entry, EntryKind, Extent};
-use repository::manifest::{Manifest, PackRef};
+use repository::manifest::{Manifest, PackRef, PageFinding};
 use repository::{PackId, Repository, RepositoryError};
 use server::files::FoundFile;
 use tokio::runtime::Handle;
@@ -65,6 +65,8 @@ pub(crate) struct EarlierStreams<'e> {
     repository: Arc<Repository>,
     packs: &'e EarlierPacks,
     handle: Handle,
+    /// Findings of earlier backups in files that were taken over unread: they are in this backup, too.
+    pub(crate) inherited: Vec<PageFinding>,
 }
 
 struct Stream<'e> {
@@ -90,7 +92,7 @@ impl<'e> EarlierStreams<'e> {
             stream.advance(repository, &handle)?;
             streams.push(stream);
         }
-        Ok(Self { streams, repository: repository.clone(), packs, handle })
+        Ok(Self { streams, repository: repository.clone(), packs, handle, inherited: Vec::new() })
     }
 
     /// What earlier backups say of the next file; files must come in path order.
@@ -117,6 +119,8 @@ impl<'e> EarlierStreams<'e> {
                 continue;
             }
             if untouched {
+                let findings = self.streams[at].earlier.manifests.iter().flat_map(|one| &one.findings);
+                self.inherited.extend(findings.filter(|finding| finding.path == entry.path).cloned());
                 return Ok(Verdict::Unchanged(entry));
             }
             candidates.push(entry);
