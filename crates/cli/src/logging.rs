@@ -1,6 +1,6 @@
 //! The log, on standard error: for what is not worth an answer but worth knowing.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
 
@@ -14,7 +14,10 @@ pub fn begin(settings: &Settings) {
     let directives: Vec<String> = rooms.iter().map(|room| format!("{room}={level}")).collect();
     let libraries = if level == "error" { "error" } else { "warn" };
     let filter = EnvFilter::new(format!("{libraries},{}", directives.join(",")));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     let begun = if settings.word("log_format") == "json" {
         builder.json().try_init()
     } else {

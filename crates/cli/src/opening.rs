@@ -36,7 +36,8 @@ pub async fn open(settings: &Settings, wanted: Use) -> Outcome<Arc<Repository>> 
 /// Opens the repository for a command that PostgreSQL waits for.
 pub async fn open_quickly(settings: &Settings, wanted: Use) -> Outcome<Arc<Repository>> {
     let secret = secret_files::configured(settings, wanted)?;
-    if matches!(secret, Secret::Passphrase(_)) {
+    if wanted == Use::Add && matches!(secret, Secret::Passphrase(_)) {
+        // A restored server may have nothing else, and then slow is better than not at all.
         return Err(Failure::wrong("open the repository")
             .because("a passphrase takes a tenth of a second and 64 MiB each time, and PostgreSQL waits for this command")
             .hint("configure a key file or a writer credential: `pgkeep key add --file`, `pgkeep key writer`"));

@@ -52,6 +52,12 @@ pub fn configured(settings: &Settings, wanted: Use) -> Outcome<Secret> {
         .hint("--key-file or --passphrase-file, their variables, or PGKEEP_KEY or PGKEEP_PASSPHRASE"))
 }
 
+/// Whether a command that cannot ask anybody finds a secret that reads.
+pub fn reads_unasked(settings: &Settings) -> bool {
+    let names = ["key", "key_file", "passphrase", "passphrase_file", "passphrase_command"];
+    names.iter().any(|name| settings.secret(name).is_some())
+}
+
 /// The key that is configured, if one is.
 pub fn key(settings: &Settings) -> Outcome<Option<Secret>> {
     let (what, text) = if let Some(key) = settings.secret("key") {

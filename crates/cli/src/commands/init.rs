@@ -203,8 +203,8 @@ fn keep_keys(
 fn show_recovery_key(key: &SlotKey) -> Outcome {
     let text = key.to_text();
     output::print_error(&format!(
-        "\nThis is the recovery key. Write it down or print it, and put it where neither this machine\n\
-         nor the repository can take it with them:\n\n    {}\n\n",
+        "\nThis is the recovery key. Write it down or print it, and put it where neither\n\
+         this machine nor the repository can take it with them:\n\n{}\n\n",
         *text
     ));
     let last = text.rsplit('-').next().unwrap_or_default();

@@ -40,6 +40,8 @@ pub enum KeyCommand {
 /// Which key to add.
 #[derive(Debug, Args)]
 #[group(skip)]
+#[command(override_usage = "pgkeep key add --file FILE | --recovery FILE | --passphrase\n       \
+    pgkeep key add --new-passphrase-file FILE")]
 #[command(group(ArgGroup::new("kind").required(true).args(["file", "recovery", "passphrase", "new_passphrase_file"])))]
 pub struct AddArguments {
     /// Make a key for machines and write it into this new file

@@ -11,8 +11,8 @@ use server::settings_check::restore_command;
 
 use super::Session;
 use crate::failure::{Failure, Outcome};
-use crate::output::{bytes, elapsed, facts};
-use crate::secret_files::Use;
+use crate::output::{bytes, elapsed, facts, print_error};
+use crate::secret_files::{self, Use};
 use crate::{opening, progress};
 
 /// What to restore, and to where.
@@ -117,13 +117,25 @@ pub async fn run(session: &Session, arguments: &RestoreArguments) -> Outcome {
     })?;
     let value = json!({"plan": planned, "elapsed_s": report.elapsed.as_secs_f64(),
         "outside_configuration": report.outside_configuration});
-    session.output.show(&value, || report_text(&report, arguments))
+    session.output.show(&value, || report_text(&report, arguments))?;
+    let secrets = settings.secrets_in_variables();
+    if arguments.restore_command.is_none() && !secrets.is_empty() {
+        let notice =
+            format!("notice: the restored server's environment must have {} too\n", secrets.join(", "));
+        print_error(&notice);
+    }
+    Ok(())
 }
 
 /// The command by which the restored cluster fetches its WAL: this program with these settings, unless it is given.
 fn command(session: &Session, arguments: &RestoreArguments) -> Outcome<String> {
     if let Some(command) = &arguments.restore_command {
         return Ok(command.clone());
+    }
+    if !secret_files::reads_unasked(&session.settings) {
+        return Err(Failure::wrong(format!("restore to {}", arguments.to))
+            .because("the restored server must fetch its WAL without asking anybody for a passphrase")
+            .hint("`pgkeep key add --file FILE`, then --key-file FILE; or --passphrase-file FILE"));
     }
     let program = std::env::current_exe().map_err(|error| Failure::caused("find this program", &error))?;
     let options = session.settings.options_for_commands();
