@@ -199,7 +199,7 @@ impl Repository {
                 if (stored, length) == (digest, content.len() as u64) {
                     Ok(Stored::AlreadyThere)
                 } else {
-                    Err(ArchiveError::Conflict { name: file.clone() })
+                    Err(ArchiveError::Conflict { name: *file })
                 }
             }
             Err(error) => Err(error.into()),
@@ -271,7 +271,7 @@ impl Repository {
     ) -> Result<(WalInfo, Vec<u8>), ArchiveError> {
         let name = layout::wal_file(cluster, file);
         let object = match self.storage().read_all(&name, MAX_OBJECT).await {
-            Err(StorageError::NotFound { .. }) => return Err(ArchiveError::Absent { name: file.clone() }),
+            Err(StorageError::NotFound { .. }) => return Err(ArchiveError::Absent { name: *file }),
             other => other?,
         };
         let header = Header::parse(self.access().writer(), Kind::Wal, &name, &object)?;
@@ -315,7 +315,7 @@ impl Repository {
     pub async fn wal_info(&self, cluster: &ClusterName, file: &FileName) -> Result<WalInfo, ArchiveError> {
         let name = layout::wal_file(cluster, file);
         let size = match self.storage().size(&name).await {
-            Err(StorageError::NotFound { .. }) => return Err(ArchiveError::Absent { name: file.clone() }),
+            Err(StorageError::NotFound { .. }) => return Err(ArchiveError::Absent { name: *file }),
             other => other?,
         };
         let head = self.storage().read(&name, 0..size.min(4096)).await?;

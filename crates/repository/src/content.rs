@@ -177,7 +177,7 @@ impl Dictionary {
     /// Extents of four numbers each, and the sum of their lengths.
     fn unflatten(&self, numbers: &[u64]) -> Result<(Vec<Extent>, u64), ContentError> {
         let bad = ContentError { what: "extent" };
-        if numbers.len() % 4 != 0 {
+        if !numbers.len().is_multiple_of(4) {
             return Err(bad);
         }
         let mut total = 0u64;
@@ -309,7 +309,7 @@ impl ExtentBuilder {
             _ => self.extents.push(piece),
         }
         // A short last page of a file is padded in its chunk: what follows it there is not the file's.
-        self.next = if piece.length % PAGE as u64 != 0 {
+        self.next = if !piece.length.is_multiple_of(PAGE as u64) {
             None
         } else if end == chunk_len {
             Some((piece.pack, piece.chunk + 1, 0))

@@ -117,8 +117,11 @@ pub struct Repository {
     local: LocalStore,
     place: String,
     tables: Mutex<TableCache>,
-    maps: Mutex<LruCache<(PackId, u32), Arc<Vec<u8>>>>,
+    maps: Mutex<MapCache>,
 }
+
+/// Plaintext of map chunks, by pack and number.
+type MapCache = LruCache<(PackId, u32), Arc<Vec<u8>>>;
 
 struct TableCache {
     tables: LruCache<PackId, Arc<PackTable>>,

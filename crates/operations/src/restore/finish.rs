@@ -20,6 +20,9 @@ const AUTO_CONF: &str = "postgresql.auto.conf";
 pub const OUTSIDE_CONFIG: &str = "pgkeep-config";
 const CONTROL_FILE_SIZE: usize = 8192;
 
+/// Path and content.
+type SmallFile = (Vec<u8>, Vec<u8>);
+
 /// Writes what makes the directory a cluster in recovery. After this it can be started.
 pub(crate) fn finish(
     plan: &RestorePlan,
@@ -90,7 +93,7 @@ fn write_outside_configuration(
     plan: &RestorePlan,
     tree: &Tree,
     summary: &mut Summary,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RestoreError> {
+) -> Result<Vec<SmallFile>, RestoreError> {
     let mut written = Vec::new();
     for file in &plan.manifest.config_files {
         let Some(name) = std::path::Path::new(&file.path).file_name() else { continue };
@@ -113,7 +116,7 @@ fn backup_manifest(
     plan: &RestorePlan,
     handle: &Handle,
     control: &[u8],
-    outside: &[(Vec<u8>, Vec<u8>)],
+    outside: &[SmallFile],
     file: &mut std::fs::File,
 ) -> Result<(), RestoreError> {
     let manifest = &plan.manifest;
