@@ -1,5 +1,8 @@
 //! The real program, run as a user or PostgreSQL would run it.
 
+// Whatever cannot be set up fails the test.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

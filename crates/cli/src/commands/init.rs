@@ -3,7 +3,7 @@
 mod report;
 mod written_config;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::Timestamp;
@@ -147,7 +147,7 @@ fn wanted(settings: &Settings) -> Outcome<Wanted> {
     Ok(Wanted { passphrase, key_file })
 }
 
-fn check_new(path: &PathBuf) -> Outcome {
+fn check_new(path: &Path) -> Outcome {
     if path.symlink_metadata().is_err() {
         return Ok(());
     }
