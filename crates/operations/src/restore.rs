@@ -10,10 +10,12 @@ mod fetch;
 mod finish;
 mod plan;
 mod tree;
+mod writeback;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use pg::Major;
@@ -181,8 +183,9 @@ fn execute_blocking(
         handle,
         monitor,
         workers: plan.request.workers.max(1),
+        written: AtomicU64::new(0),
     };
-    let belonging = restore_files(plan, &fetcher)?;
+    let belonging = writeback::alongside(&tree, &fetcher.written, || restore_files(plan, &fetcher))?;
     if plan.reuse {
         delta::remove_others(&tree, &belonging, &plan.version_directory())?;
     }
@@ -202,14 +205,17 @@ fn execute_blocking(
     })
 }
 
-/// A cluster that is gone over must not be started halfway: its control file goes first.
+/// A cluster that is gone over must not be started halfway: its control file goes first, and for good, or a power loss
+/// could bring it back beside files that are already another backup's.
 fn remove_control(plan: &RestorePlan) -> Result<(), RestoreError> {
-    let path = plan.request.into.join("global/pg_control");
+    let folder = plan.request.into.join("global");
+    let path = folder.join("pg_control");
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(RestoreError::disk("remove", path)(error))
-        }
-        _ => Ok(()),
+        Ok(()) => std::fs::File::open(&folder)
+            .and_then(|opened| opened.sync_all())
+            .map_err(RestoreError::disk("sync", folder)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(RestoreError::disk("remove", path)(error)),
     }
 }
 

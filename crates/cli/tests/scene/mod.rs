@@ -235,6 +235,8 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 
 /// Ends the current segment and waits until it is archived.
 pub fn flush_wal(server: &Throwaway) {
+    // An empty segment is not switched.
+    sql(server, "select pg_logical_emit_message(false, 'flush', '')");
     let last = text(server, "select pg_walfile_name(pg_switch_wal())");
     let asked = format!("select (coalesce(last_archived_wal, '') >= '{last}')::int from pg_stat_archiver");
     let begun = Instant::now();
