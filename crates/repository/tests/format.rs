@@ -58,7 +58,8 @@ async fn open(secret: Secret) -> Repository {
 }
 
 async fn read_everything(repository: &Repository) -> Found {
-    let mut found = Found { repository: repository.id().to_owned(), files: BTreeMap::new(), wal: BTreeMap::new() };
+    let mut found =
+        Found { repository: repository.id().to_owned(), files: BTreeMap::new(), wal: BTreeMap::new() };
     for backup in repository.backups(&cluster()).await.unwrap() {
         let manifest = backup.manifest.unwrap();
         let mut entries = repository.entries(&manifest);
@@ -72,7 +73,8 @@ async fn read_everything(repository: &Repository) -> Found {
     }
     let inventory = repository.wal_inventory(&cluster()).await.unwrap();
     for segment in inventory.segments.values().flat_map(|segments| segments.keys()) {
-        let (_, content) = repository.fetch_wal(&cluster(), &pg::wal::FileName::Segment(*segment)).await.unwrap();
+        let (_, content) =
+            repository.fetch_wal(&cluster(), &pg::wal::FileName::Segment(*segment)).await.unwrap();
         found.wal.insert(segment.to_string(), hex_digest(&content));
     }
     found
@@ -122,7 +124,12 @@ fn format_1_opens_without_pgkeep() {
 }
 
 /// Stores `content` as pages of full chunks; returns one list of extents for each 16 MiB.
-fn store(pack: &mut PackWriter, codec: &mut Codec, repository: &Repository, content: &[u8]) -> Vec<Vec<Extent>> {
+fn store(
+    pack: &mut PackWriter,
+    codec: &mut Codec,
+    repository: &Repository,
+    content: &[u8],
+) -> Vec<Vec<Extent>> {
     let mut spans = Vec::new();
     for span in content.chunks(LEAF_SPAN as usize) {
         let mut builder = ExtentBuilder::default();
@@ -151,13 +158,20 @@ async fn write_testdata() {
     let passphrase = Slot::for_passphrase(&keyring, &PASSPHRASE.into(), "test", now).unwrap();
     let storage = Arc::new(Filesystem::new(root.join("repository")));
     let description = Description::new(&keyring.writer, now, true);
-    let repository = Repository::create(storage, keyring, &[slot, passphrase], description, None).await.unwrap();
-    let identity = Identity { system_identifier: 7_000_000_000_000_000_001, segment_size: 1 << 20, major: 15 };
+    let repository =
+        Repository::create(storage, keyring, &[slot, passphrase], description, None).await.unwrap();
+    let identity =
+        Identity { system_identifier: 7_000_000_000_000_000_001, segment_size: 1 << 20, major: 15 };
     repository.bind(&cluster(), &identity).await.unwrap();
     write_backup(&repository).await;
     let segment: pg::wal::FileName = "000000010000000000000001".parse().unwrap();
     let content = sample(9, 1 << 20);
-    let info = WalInfo { name: segment.to_string(), length: 1 << 20, stored_us: now.as_microsecond(), ..WalInfo::default() };
+    let info = WalInfo {
+        name: segment.to_string(),
+        length: 1 << 20,
+        stored_us: now.as_microsecond(),
+        ..WalInfo::default()
+    };
     repository.store_wal(&cluster(), &segment, &content, &info, 2).await.unwrap();
     std::fs::write(root.join("key"), format!("{}\n", *key.to_text())).unwrap();
     let found = serde_json::to_string_pretty(&read_everything(&repository).await).unwrap();
@@ -168,7 +182,11 @@ async fn write_backup(repository: &Repository) {
     let writer = repository.access().writer().clone();
     let (mut codec, mut pack) = (Codec::new(19), PackWriter::new(&writer, Vec::new()));
     let mut list = FileListWriter::new(&writer, repository.local(), 19, &[]);
-    let sizes = [("PG_VERSION", 3), ("base/5/1259", 3 * PAGE), ("base/5/16384", (LEAF_SPAN as usize) + 5 * PAGE + 17)];
+    let sizes = [
+        ("PG_VERSION", 3),
+        ("base/5/1259", 3 * PAGE),
+        ("base/5/16384", (LEAF_SPAN as usize) + 5 * PAGE + 17),
+    ];
     let mut entries = Vec::new();
     for (seed, (path, size)) in sizes.into_iter().enumerate() {
         // The large file is mostly empty pages, to keep this folder small.
@@ -197,7 +215,8 @@ async fn write_backup(repository: &Repository) {
     let list = list.finish().unwrap();
     let mut packs = vec![pack.finish()];
     packs.extend(list.packs);
-    let reference = |pack: &repository::pack::SealedPack| PackRef::new(pack.id, pack.bytes.len() as u64, pack.tail_len);
+    let reference =
+        |pack: &repository::pack::SealedPack| PackRef::new(pack.id, pack.bytes.len() as u64, pack.tail_len);
     let packs_of_manifest = packs.iter().map(reference).collect();
     for pack in packs {
         repository.store_pack(pack).await.unwrap();
