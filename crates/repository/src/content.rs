@@ -259,6 +259,9 @@ fn read_entry(stored: StoredEntry, dictionary: &Dictionary) -> Result<Entry, Con
     };
     let content = if stored.leaves.is_empty() {
         let (extents, total) = dictionary.unflatten(&stored.extents)?;
+        if stored.size > LEAF_SPAN {
+            return Err(ContentError { what: "a large file without leaves" });
+        }
         if total != stored.size {
             return Err(ContentError { what: "extents of another length than their file" });
         }
@@ -331,7 +334,7 @@ mod tests {
     use super::*;
 
     fn extent() -> impl Strategy<Value = Extent> {
-        (0u8..4, 0u32..1024, 0u32..128, 1u64..2048).prop_map(|(pack, chunk, page, pages)| Extent {
+        (0u8..4, 0u32..1024, 0u32..128, 1u64..400).prop_map(|(pack, chunk, page, pages)| Extent {
             pack: PackId([pack; 16]),
             chunk,
             offset: page * 8192,

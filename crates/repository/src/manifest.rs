@@ -310,6 +310,35 @@ impl Manifest {
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, ContentError> {
-        Self::decode(bytes).map_err(|_| ContentError { what: "manifest" })
+        let bad = |_| ContentError { what: "manifest" };
+        if !is_bounded(bytes).map_err(bad)? {
+            return Err(ContentError { what: "manifest with empty elements beyond measure" });
+        }
+        Self::decode(bytes).map_err(bad)
     }
+}
+
+/// Bytes of a list element at the least, on average: a pack takes about 33, a list page more.
+const ELEMENT_BYTES: usize = 24;
+/// So many fields a manifest may have whatever its length.
+const FEW_FIELDS: usize = 4096;
+/// Bytes of a server's record at most: thousands of tablespaces.
+const MAX_SERVER_RECORD: usize = 1 << 20;
+const SERVER_TAG: u32 = 8;
+
+/// Whether decoding takes a small multiple of the bytes. Two bytes make an empty element of a list, and eighty in memory:
+/// a writer gone bad could fill the memory of whoever restores.
+fn is_bounded(bytes: &[u8]) -> Result<bool, prost::DecodeError> {
+    use prost::encoding::{DecodeContext, decode_key, skip_field};
+    let (mut rest, mut fields) = (bytes, 0);
+    while !rest.is_empty() {
+        let before = rest.len();
+        let (tag, wire_type) = decode_key(&mut rest)?;
+        skip_field(wire_type, tag, &mut rest, DecodeContext::default())?;
+        if tag == SERVER_TAG && before - rest.len() > MAX_SERVER_RECORD {
+            return Ok(false);
+        }
+        fields += 1;
+    }
+    Ok(fields <= FEW_FIELDS + bytes.len() / ELEMENT_BYTES)
 }
