@@ -217,7 +217,9 @@ async fn plan_backup(
     let partials = repository.partials(&request.cluster, after.as_deref()).await?;
     // Later than any attempt, too: the names of its partial manifests have its id.
     let attempts = partials.iter().flatten().map(|manifest| manifest.id.clone());
-    let id = backup_id(now, kind, attempts.chain(after).max().as_deref());
+    // By name, and not by what can be read: a host that cannot read may know no predecessor, and its id must be new.
+    let there = repository.backup_ids(&request.cluster).await?.pop();
+    let id = backup_id(now, kind, attempts.chain(there).max().as_deref());
     for manifests in partials.into_iter().rev() {
         let same = |manifest: &Manifest| {
             manifest.server().system_identifier == control.system_identifier && manifest.backup_kind() == kind
