@@ -214,7 +214,12 @@ impl<'f> Worker<'f> {
             let number = group[0].extent.chunk;
             let info = &job.pack.table.chunks[number as usize];
             let start = (info.offset - run.start) as usize;
-            let frame = &mut sealed[start..start + info.stored_len as usize];
+            // A storage that answers with less than it was asked for breaks its contract; that is damage, no crash.
+            let short =
+                || RepositoryError::Missing { pack: job.id, what: format!("bytes of chunk {number}") };
+            let frame = sealed
+                .get_mut(start..start + info.stored_len as usize)
+                .ok_or_else(|| pack_error(job.id, self.files, group, short()))?;
             job.pack
                 .chunk(number, frame, &mut self.codec, None, &mut self.plain)
                 .map_err(|error| pack_error(job.id, self.files, group, error.into()))?;
