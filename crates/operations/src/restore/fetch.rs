@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
@@ -62,6 +62,8 @@ pub(crate) struct Fetcher<'f> {
     pub(crate) handle: &'f Handle,
     pub(crate) monitor: &'f dyn Monitor,
     pub(crate) workers: usize,
+    /// Bytes written to files so far.
+    pub(crate) written: AtomicU64,
 }
 
 struct Job<'w> {
@@ -255,6 +257,7 @@ impl<'f> Worker<'f> {
             self.open.clear();
         }
         failpoint::reach("restore.piece");
+        self.fetcher.written.fetch_add(piece.extent.length, Ordering::Relaxed);
         self.fetcher.monitor.event(Event::Advanced { bytes: piece.extent.length });
         Ok(())
     }
