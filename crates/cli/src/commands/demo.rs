@@ -69,7 +69,7 @@ pub fn run(arguments: &DemoArguments, output: Output) -> Outcome {
     teller.story.postgresql = binaries.major.to_string();
     let told = tell(&mut teller, &stage);
     let folder = stage.folder().to_owned();
-    let cleaned = stage.remove();
+    let cleaned = stage.remove().map_err(failed("clean up"));
     // Ctrl-C also ends the servers and programs that a step works with: what that step then says means nothing.
     if teller.interrupted.load(Ordering::SeqCst) {
         return Err(
@@ -77,7 +77,7 @@ pub fn run(arguments: &DemoArguments, output: Output) -> Outcome {
         );
     }
     told?;
-    cleaned.map_err(failed("clean up"))?;
+    cleaned?;
     teller.end(&folder)
 }
 

@@ -1,9 +1,13 @@
 //! The folder in which the demo happens, and this program run in it as the user that owns the servers.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use server::settings_check::archive_command;
 use server::throwaway::{Binaries, RunAs, Throwaway};
@@ -16,6 +20,22 @@ pub struct Stage {
     program: PathBuf,
     run_as: RunAs,
     binaries: Binaries,
+}
+
+/// How long removing may take while something still writes.
+const REMOVED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Ends the processes that were started with this configuration, which is ours alone; returns how many there were.
+fn end_processes_of(config: &Path) -> usize {
+    let config = config.to_string_lossy();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let ours = pids.filter(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|&byte| byte == 0).any(|word| word == config.as_bytes())
+    });
+    let ended = ours.filter_map(Pid::from_raw).filter(|&pid| kill_process(pid, Signal::KILL).is_ok());
+    ended.count()
 }
 
 /// A failure of a step.
@@ -52,9 +72,24 @@ impl Stage {
         self.folder.path()
     }
 
-    /// Removes everything.
+    /// Ends what still runs here and removes everything.
+    ///
+    /// A server that was killed leaves the `wal push` that it had started, which goes on writing for a moment.
     pub fn remove(self) -> std::io::Result<()> {
-        self.folder.close()
+        let folder = self.folder.keep();
+        let until = Instant::now() + REMOVED_WITHIN;
+        loop {
+            let ended = end_processes_of(&folder.join("pgkeep.toml"));
+            match fs::remove_dir_all(&folder) {
+                // Gone, and nobody was there to make it again.
+                Err(error) if error.kind() == ErrorKind::NotFound && ended == 0 => return Ok(()),
+                Err(error) if error.kind() != ErrorKind::NotFound && Instant::now() > until => {
+                    return Err(error);
+                }
+                _ => {}
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn config(&self) -> PathBuf {
