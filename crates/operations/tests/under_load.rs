@@ -33,7 +33,7 @@ impl Load {
             connection.run_script(&format!("create table d{number} (id int primary key, x text)")).unwrap();
             let fill = "select g, md5(g::text) from generate_series(1, 200) g";
             connection.run_script(&format!("insert into d{number} {fill}")).unwrap();
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 connection.run_script(&format!("truncate d{number}")).unwrap();
             }
             if number >= 5 {
