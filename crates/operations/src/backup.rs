@@ -6,6 +6,7 @@ mod collect;
 mod copy;
 mod earlier;
 mod error;
+mod live;
 mod record;
 mod upload;
 mod wal;
@@ -31,11 +32,12 @@ use tokio::runtime::Handle;
 
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
-use collect::{Collected, PARTIAL_TIME, pack_refs};
+use collect::{Collected, PARTIAL_TIME};
 use copy::{Copied, copy_files};
 use earlier::{Earlier, EarlierPacks};
 pub use error::BackupError;
 pub(crate) use error::display_path;
+use live::pack_refs;
 use record::begin_manifest;
 use upload::Uploader;
 

@@ -9,8 +9,8 @@ use repository::file_list::{FileList, FileListWriter};
 use repository::manifest::{MAX_FINDINGS, Manifest, PackRef, PageFinding, PageRef, TablespaceRecord, Totals};
 use tokio::runtime::Handle;
 
-use super::earlier::EarlierPacks;
 use super::error::{BackupError, display_path};
+use super::live::{count, store_content};
 use super::upload::Uploader;
 use super::worker::SpanDone;
 use super::{Context, MAX_SPAN_FINDINGS};
@@ -301,55 +301,9 @@ impl<'c> Collector<'c> {
     }
 }
 
-/// The packs of a manifest, with how much of each it names.
-pub(crate) fn pack_refs(
-    live: &HashMap<PackId, u64>,
-    uploader: &Uploader,
-    earlier: &EarlierPacks,
-) -> Result<Vec<PackRef>, repository::RepositoryError> {
-    let mut packs: Vec<(PackId, u64)> = live.iter().map(|(id, bytes)| (*id, *bytes)).collect();
-    packs.sort();
-    let reference = |(id, bytes): (PackId, u64)| {
-        let known = uploader.reference(id).or_else(|| earlier.references.get(&id).cloned());
-        let missing = || repository::RepositoryError::Missing { pack: id, what: "record of its size".into() };
-        known
-            .map(|mut pack| {
-                pack.live = bytes;
-                pack
-            })
-            .ok_or_else(missing)
-    };
-    packs.into_iter().map(reference).collect()
-}
-
 fn list_writer(context: &Context, known: &[PageRef]) -> FileListWriter {
     let repository = &context.repository;
     FileListWriter::new(repository.access().writer(), repository.local(), context.level, known)
-}
-
-fn count(live: &mut HashMap<PackId, u64>, extents: &[Extent]) {
-    for extent in extents {
-        *live.entry(extent.pack).or_default() += extent.length;
-    }
-}
-
-/// A file's content as its entry names it: extents for a small one, leaves for a large one.
-fn store_content(
-    list: &mut FileListWriter,
-    size: u64,
-    mut spans: Vec<Vec<Extent>>,
-    live: &mut HashMap<PackId, u64>,
-) -> Result<Content, BackupError> {
-    spans.truncate(size.div_ceil(LEAF_SPAN) as usize);
-    if size <= LEAF_SPAN {
-        return Ok(Content::Inline(spans.pop().unwrap_or_default()));
-    }
-    let mut leaves = Vec::with_capacity(spans.len());
-    for extents in spans {
-        leaves.push(list.add_leaf(&extents)?);
-    }
-    count(live, &leaves);
-    Ok(Content::Leaves(leaves))
 }
 
 /// An entry for a directory or a tablespace link.

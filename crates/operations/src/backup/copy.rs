@@ -86,24 +86,13 @@ pub(crate) fn copy_files(
         };
         drop(work_out);
         let mut collector = Collector::new(context, uploader.clone(), handle.clone(), known, partial);
-        let mut failure = None;
-        for (number, outcome) in &done_out {
-            if failure.is_none()
-                && let Err(error) = collector.take(number, outcome)
-            {
-                context.stop.store(true, Ordering::Release);
-                failure = Some(error);
-            }
-            written.store(collector.next(), Ordering::Release);
-        }
+        let taken = take_all(&mut collector, &done_out, &written, &context.stop);
         let planned = planner.join().expect("the planner does not panic");
         for worker in workers {
             worker.join().expect("a worker does not panic")?;
         }
         let (warnings, inherited) = planned?;
-        if let Some(error) = failure {
-            return Err(error);
-        }
+        taken?;
         uploader.wait()?;
         // Whoever had it stopped from outside knows why; what there is of the file list is not whole.
         if context.stop.load(Ordering::Acquire) {
@@ -113,6 +102,23 @@ pub(crate) fn copy_files(
         collected.findings.extend(inherited);
         Ok(Copied { collected, warnings })
     })
+}
+
+/// Gives the collector what was done until nothing more comes; after a failure the rest is dropped, so that nobody waits.
+fn take_all(
+    collector: &mut Collector<'_>,
+    done: &Receiver<(u64, Outcome)>,
+    written: &AtomicU64,
+    stop: &AtomicBool,
+) -> Result<(), BackupError> {
+    let mut taken = Ok(());
+    for (number, outcome) in done {
+        if taken.is_ok() {
+            taken = collector.take(number, outcome).inspect_err(|_| stop.store(true, Ordering::Release));
+        }
+        written.store(collector.next(), Ordering::Release);
+    }
+    taken
 }
 
 fn run_worker(
