@@ -72,6 +72,7 @@ pub fn run(arguments: &DemoArguments, output: Output) -> Outcome {
     let cleaned = stage.remove().map_err(failed("clean up"));
     // Ctrl-C also ends the servers and programs that a step works with: what that step then says means nothing.
     if teller.interrupted.load(Ordering::SeqCst) {
+        cleaned?;
         return Err(
             Failure::new(Class::Other, "the demo was interrupted").because("everything was cleaned up")
         );
