@@ -1,5 +1,5 @@
-//! EQ on an S3 server: the whole way of a cluster's bytes, with the program that PostgreSQL calls. And S01 in small: a
-//! server that is away is "try again", never "not found".
+//! EQ on an S3 server and on an Azure server: the whole way of a cluster's bytes, with the program that PostgreSQL calls.
+//! And S01 in small: a server that is away is "try again", never "not found".
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 mod scene;
@@ -25,9 +25,38 @@ fn scene_on_s3() -> Option<Scene> {
     Some(Scene::with(Binaries::require(None).unwrap(), &config(&endpoint, &bucket)))
 }
 
+/// The same in an Azure container.
+fn scene_on_azure() -> Option<Scene> {
+    let Ok(endpoint) = std::env::var("PGKEEP_TEST_AZURE_ENDPOINT") else {
+        let skipped = [SKIP, "PGKEEP_TEST_SKIP_AZURE"].iter().any(|name| std::env::var(name).is_ok());
+        assert!(
+            skipped,
+            "no Azure server: ./test starts one, or says PGKEEP_TEST_SKIP_AZURE=1 where it cannot"
+        );
+        eprintln!("NOT TESTED: Azure, as was asked for");
+        return None;
+    };
+    let container = std::env::var("PGKEEP_TEST_AZURE_CONTAINER").unwrap();
+    let account = endpoint.rsplit('/').next().unwrap();
+    let config = format!(
+        "repository = \"az://{container}/{}\"\n\n[azure]\nendpoint = \"{endpoint}\"\naccount = \"{account}\"\n\
+         access_key = \"{AZURITE_KEY}\"\n",
+        prefix()
+    );
+    Some(Scene::with(Binaries::require(None).unwrap(), &config))
+}
+
+/// The key of every Azurite in the world, as its documentation prints it.
+const AZURITE_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+fn prefix() -> String {
+    let unique = tempfile::Builder::new().prefix("e2e").rand_bytes(12).tempdir().unwrap();
+    unique.path().file_name().unwrap().to_str().unwrap().to_owned()
+}
+
 fn config(endpoint: &str, bucket: &str) -> String {
-    let prefix = tempfile::Builder::new().prefix("e2e").rand_bytes(12).tempdir().unwrap();
-    let prefix = prefix.path().file_name().unwrap().to_str().unwrap();
+    let prefix = prefix();
     format!(
         "repository = \"s3://{bucket}/{prefix}\"\npush_timeout = \"10s\"\n\n[s3]\nendpoint = \"{endpoint}\"\n\
          region = \"us-east-1\"\naddressing = \"path\"\naccess_key_id = \"test\"\nsecret_access_key = \"test\"\n"
@@ -36,7 +65,15 @@ fn config(endpoint: &str, bucket: &str) -> String {
 
 #[test]
 fn eq_a10_a_cluster_goes_to_s3_and_comes_back() {
-    let Some(scene) = scene_on_s3() else { return };
+    scene_on_s3().iter().for_each(round_trip);
+}
+
+#[test]
+fn eq_a10_a_cluster_goes_to_azure_and_comes_back() {
+    scene_on_azure().iter().for_each(round_trip);
+}
+
+fn round_trip(scene: &Scene) {
     scene.init();
     let server = scene.start_server(|builder| builder);
     ledger::make(&server);
@@ -51,12 +88,12 @@ fn eq_a10_a_cluster_goes_to_s3_and_comes_back() {
     }
     flush_wal(&server);
     assert_eq!(scene.json(&["list"])["backups"].as_array().unwrap().len(), 2);
-    let source = judges::dump(&scene, &server);
+    let source = judges::dump(scene, &server);
     let into = scene.restore("restored", &[]);
-    judges::verify_backup(&scene, &into);
+    judges::verify_backup(scene, &into);
     let restored = scene.start_restored(&into);
     assert_eq!(ledger::ids(&restored), acknowledged);
-    judges::assert_same_dump(&source, &judges::dump(&scene, &restored));
+    judges::assert_same_dump(&source, &judges::dump(scene, &restored));
 }
 
 #[test]
