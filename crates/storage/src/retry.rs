@@ -12,6 +12,9 @@ use tokio::time::Instant;
 /// The most bytes for which a call gets extra time when it does not say how many it will move.
 const UNSTATED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
+/// One failure is everyday; so many mean that somebody is waiting and should know why.
+const WORTH_A_WARNING: u32 = 3;
+
 /// How long one call goes on trying, and how long one try may take.
 ///
 /// Bytes to be moved add time to both: below `slowest_bytes_per_second` a connection counts as stuck. The
@@ -213,7 +216,11 @@ impl<'a> Trying<'a> {
             let source = GaveUp::Deadline { tries: self.failures, elapsed: self.start.elapsed(), source };
             return Err(StorageError::Transient { action: self.action.clone(), source: source.into() });
         }
-        tracing::debug!(action = %self.action, tries = self.failures, ?pause, fault = %source, "trying again");
+        if self.failures < WORTH_A_WARNING {
+            tracing::debug!(action = %self.action, tries = self.failures, ?pause, fault = %source, "trying again");
+        } else {
+            tracing::warn!(action = %self.action, tries = self.failures, fault = %source, "the storage does not answer; trying again");
+        }
         tokio::time::sleep(pause).await;
         Ok(())
     }
