@@ -41,7 +41,7 @@ struct Archiver {
 }
 
 /// Shows the status. The exit code is that of damaged data if something is lost, and that of not found if nothing can be
-/// restored.
+/// restored; while the server fails to archive it is "try again".
 pub async fn run(session: &Session) -> Outcome<u8> {
     let settings = &session.settings;
     let repository = opening::open(settings, Use::Read).await?;
@@ -55,10 +55,12 @@ pub async fn run(session: &Session) -> Outcome<u8> {
     };
     session.output.show(&shown, || text(&repository, &shown))?;
     let lost = status.problems.iter().any(|problem| problem.severity == Severity::Loss);
-    Ok(match (lost, status.ranges.is_empty()) {
-        (true, _) => Class::Damaged as u8,
-        (false, true) => Class::NotFound as u8,
-        (false, false) => 0,
+    let failing = archiver.as_ref().is_some_and(|archiver| archiver.failing);
+    Ok(match (lost, status.ranges.is_empty(), failing) {
+        (true, _, _) => Class::Damaged as u8,
+        (false, true, _) => Class::NotFound as u8,
+        (false, false, true) => Class::TryAgain as u8,
+        (false, false, false) => 0,
     })
 }
 
@@ -83,7 +85,13 @@ fn text(repository: &Repository, shown: &Shown<'_>) -> String {
         lines.push(("Archiver", archiver.text()));
     }
     let mut text = facts(&lines);
-    if status.problems.is_empty() {
+    let failing = shown.archiver.filter(|archiver| archiver.failing);
+    if let Some(archiver) = failing {
+        let what = "the server fails to hand over its WAL: what it writes now cannot be restored";
+        let failed = archiver.last_failed.as_deref().unwrap_or("unknown");
+        push_wrapped(&mut text, "problem: ", &format!("{what}; see its log about {failed}"), width());
+    }
+    if status.problems.is_empty() && failing.is_none() {
         text.push_str("No problem is known.\n");
     }
     for problem in &status.problems {
@@ -142,12 +150,8 @@ impl Archiver {
     }
 
     fn text(&self) -> String {
-        if self.failing {
-            let failed = self.last_failed.as_deref().unwrap_or("its last file");
-            return format!("FAILING at {failed} ({} failures); see the server's log", self.failed);
-        }
         match &self.last_archived {
-            Some(last) => format!("{} files, last {last}", self.archived),
+            Some(last) => format!("{} files, last {last}; {} failures", self.archived, self.failed),
             None => "nothing handed over yet".to_owned(),
         }
     }

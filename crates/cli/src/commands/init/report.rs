@@ -126,8 +126,9 @@ impl Report {
         json!({
             "made": self.made, "location": self.location, "repository_id": self.id, "created": self.created,
             "create_only": self.create_only, "capabilities": capabilities,
-            "key_file": self.files.key, "recovery_key_file": self.files.recovery,
-            "config_file": self.config, "archive_command": self.command, "server": server,
+            "key_file": self.files.key.as_deref().map(absolute),
+            "recovery_key_file": self.files.recovery.as_deref().map(absolute),
+            "config_file": self.config.as_deref().map(absolute), "archive_command": self.command, "server": server,
         })
     }
 

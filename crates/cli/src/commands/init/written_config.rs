@@ -7,7 +7,7 @@ use std::path::Path;
 use storage::Location;
 
 use crate::failure::{Class, Failure, Outcome};
-use crate::settings::{Form, KEYS, Origin, Settings, Shown};
+use crate::settings::{Form, KEYS, Origin, Settings, Shown, masked};
 
 /// Writes what was said by options and variables, secrets left out, into a new file.
 pub fn write(path: &Path, settings: &Settings, location: &Location) -> Outcome {
@@ -28,11 +28,10 @@ pub fn write(path: &Path, settings: &Settings, location: &Location) -> Outcome {
 
 fn text(settings: &Settings, location: &Location) -> String {
     let mut table = toml::Table::new();
-    for key in KEYS.iter().filter(|key| key.shown == Shown::Yes) {
-        let Some(found) = settings.values().get(key.name).filter(|found| found.origin != Origin::Default)
-        else {
-            continue;
-        };
+    for key in KEYS.iter().filter(|key| key.shown != Shown::Never) {
+        let said = settings.values().get(key.name).filter(|found| found.origin != Origin::Default);
+        // A connection string may stand there if there is no password in it.
+        let Some(found) = said.filter(|found| masked(key, &found.text) == found.text) else { continue };
         let text = match key.form {
             Form::Location => location.to_string(),
             Form::Path => std::path::absolute(&found.text)
