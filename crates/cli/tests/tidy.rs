@@ -21,6 +21,7 @@ const LONG_FILES: &[&str] = &[
     "crates/operations/src/backup/worker.rs",
     "crates/repository/src/archive.rs",
     "crates/repository/src/content.rs",
+    "crates/repository/src/keys.rs",
     "crates/repository/src/pack.rs",
     "crates/repository/src/repository.rs",
     "crates/repository/src/seal.rs",

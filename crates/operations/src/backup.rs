@@ -7,6 +7,8 @@ mod copy;
 mod earlier;
 mod error;
 mod live;
+mod plan;
+mod ready;
 mod record;
 mod upload;
 mod wal;
@@ -19,14 +21,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pg::Lsn;
-use pg::control::ControlFile;
-use repository::archive::Identity;
-use repository::backups::{ChainFinding, Predecessor};
-use repository::manifest::{BackupKind, MAX_FINDINGS, Manifest, PackRef};
+use repository::manifest::{MAX_FINDINGS, Manifest, PackRef};
 use repository::{ClusterName, PackId, Repository};
 use server::backup::{BackupSession, Stopped};
 use server::connection::Connection;
-use server::facts::{ArchiveMode, ServerFacts};
+use server::facts::ServerFacts;
 use server::files::LocalFiles;
 use tokio::runtime::Handle;
 
@@ -34,17 +33,16 @@ use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 use collect::{Collected, PARTIAL_TIME};
 use copy::{Copied, copy_files};
-use earlier::{Earlier, EarlierPacks};
 pub use error::BackupError;
 pub(crate) use error::display_path;
 use live::pack_refs;
+use plan::{Plan, plan_backup};
+use ready::{check_ready, identity, open_files};
 use record::begin_manifest;
 use upload::Uploader;
 
 /// Findings and vanished files that one span or backup lists; more are counted.
 const MAX_SPAN_FINDINGS: usize = 256;
-/// Everything is read again, whatever the files' times say, when that was last done so long ago.
-const REREAD_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A change time within this of the backup's beginning is not trusted: two changes in one tick of the filesystem's
 /// clock look the same, and network filesystems have clocks of their own.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -187,124 +185,6 @@ fn stopped_timeline(manifest: &Manifest) -> pg::TimelineId {
     pg::TimelineId::new(manifest.span().timeline).expect("the server gave it as a timeline")
 }
 
-/// What a backup stands on.
-struct Plan {
-    id: String,
-    kind: BackupKind,
-    predecessor: Option<Predecessor>,
-    earlier: Vec<Earlier>,
-    packs: EarlierPacks,
-    rolled_back: Option<ChainFinding>,
-    reread: bool,
-    now: Timestamp,
-}
-
-async fn plan_backup(
-    repository: &Arc<Repository>,
-    request: &BackupRequest,
-    predecessor: Option<Predecessor>,
-    control: &ControlFile,
-) -> Result<Plan, BackupError> {
-    let now = Timestamp::now();
-    // A backup of the same name in another cluster's life says nothing about this one's files.
-    let parent = predecessor.as_ref().map(|predecessor| &predecessor.manifest);
-    let parent = parent
-        .filter(|manifest| manifest.server().system_identifier == control.system_identifier && !request.full);
-    let kind = if parent.is_some() { BackupKind::Incremental } else { BackupKind::Full };
-    let age = parent.map(|manifest| now.as_microsecond() - manifest.reread_at_us);
-    let reread = request.reread || age.is_none_or(|age| age < 0 || age as u128 >= REREAD_AFTER.as_micros());
-
-    let after = predecessor.as_ref().map(|predecessor| predecessor.manifest.id.clone());
-    let mut earlier = Vec::new();
-    let partials = repository.partials(&request.cluster, after.as_deref()).await?;
-    // Later than any attempt, too: the names of its partial manifests have its id.
-    let attempts = partials.iter().flatten().map(|manifest| manifest.id.clone());
-    // By name, and not by what can be read: a host that cannot read may know no predecessor, and its id must be new.
-    let there = repository.backup_ids(&request.cluster).await?.pop();
-    let id = backup_id(now, kind, attempts.chain(there).max().as_deref());
-    for manifests in partials.into_iter().rev() {
-        let same = |manifest: &Manifest| {
-            manifest.server().system_identifier == control.system_identifier && manifest.backup_kind() == kind
-        };
-        if manifests.first().is_some_and(same) {
-            earlier.push(Earlier { manifests, trust_times: !request.reread });
-        }
-    }
-    earlier
-        .extend(parent.map(|manifest| Earlier { manifests: vec![manifest.clone()], trust_times: !reread }));
-    let packs = EarlierPacks::read(repository, &earlier).await?;
-    // Said now and kept in the manifest: this backup becomes the newest that this host saw.
-    let rolled_back = repository.rolled_back(&request.cluster).await?;
-    Ok(Plan { id, kind, predecessor, earlier, packs, rolled_back, reread, now })
-}
-
-/// UTC start time and kind, later than any backup before it even if the clock was set back.
-fn backup_id(now: Timestamp, kind: BackupKind, after: Option<&str>) -> String {
-    let suffix = if kind == BackupKind::Full { "full" } else { "incremental" };
-    let spell = |moment: Timestamp| format!("{}-{suffix}", moment.strftime("%Y%m%dT%H%M%SZ"));
-    let previous = after
-        .and_then(|after| after.split_once('-'))
-        .and_then(|(time, _)| jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", time).ok())
-        .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC).ok())
-        .map(|time| time.timestamp());
-    match previous {
-        Some(previous) if previous.as_second() >= now.as_second() => spell(previous + Duration::from_secs(1)),
-        _ => spell(now),
-    }
-}
-
-fn open_files(facts: &ServerFacts) -> Result<LocalFiles, BackupError> {
-    let Some(directory) = &facts.data_directory else {
-        return Err(BackupError::NotReady {
-            what: format!("role {} may not see where the data directory is", facts.role),
-            hint: "grant it pg_read_all_settings, or connect as a superuser".into(),
-        });
-    };
-    LocalFiles::new(directory).map_err(|error| match error {
-        server::files::FilesError::DataDirectory { path, source } => BackupError::NotReady {
-            what: format!("the data directory {} cannot be read here: {source}", path.display()),
-            hint: "run pgkeep on the database server, as the user that PostgreSQL runs as".into(),
-        },
-        other => other.into(),
-    })
-}
-
-fn check_ready(facts: &ServerFacts, control: &ControlFile) -> Result<(), BackupError> {
-    let not_ready = |what: String, hint: &str| Err(BackupError::NotReady { what, hint: hint.to_owned() });
-    if facts.system_identifier.is_some_and(|id| id != control.system_identifier) {
-        return not_ready(
-            "the data directory on this machine belongs to another cluster than the server that answered"
-                .into(),
-            "run pgkeep on the machine of the server, or correct database_url",
-        );
-    }
-    if facts.in_recovery {
-        return not_ready("the server is a standby".into(), "take the backup from its primary");
-    }
-    if !facts.can_backup {
-        let functions = if facts.version_num >= 150_000 { "pg_backup_start" } else { "pg_start_backup" };
-        return not_ready(
-            format!("role {} may not take backups", facts.role),
-            &format!("grant it EXECUTE on {functions} and its counterpart, or connect as a superuser"),
-        );
-    }
-    if facts.archive_mode == ArchiveMode::Off {
-        return not_ready(
-            "archive_mode is off, so the WAL that a backup needs would never arrive".into(),
-            "set archive_mode = on and archive_command as `pgkeep init` prints them, then restart PostgreSQL",
-        );
-    }
-    Ok(())
-}
-
-fn identity(facts: &ServerFacts, control: &ControlFile) -> Identity {
-    Identity {
-        system_identifier: control.system_identifier,
-        segment_size: control.wal_segment_size.bytes(),
-        major: u32::from(facts.major.number()),
-    }
-}
-
 fn begin_context(
     repository: &Arc<Repository>,
     request: &BackupRequest,
@@ -369,22 +249,6 @@ async fn copy(
     })
 }
 
-impl Plan {
-    /// List pages of the parent whose packs are all there.
-    fn known_pages(&self) -> Vec<repository::manifest::PageRef> {
-        let there = |page: &&repository::manifest::PageRef| {
-            page.extent().is_ok_and(|at| !self.packs.lost.contains(&at.pack))
-        };
-        self.earlier
-            .iter()
-            .flat_map(|one| &one.manifests)
-            .flat_map(|manifest| &manifest.pages)
-            .filter(there)
-            .cloned()
-            .collect()
-    }
-}
-
 async fn finish_manifest(
     manifest: &mut Manifest,
     plan: &Plan,
@@ -435,6 +299,3 @@ async fn finish_manifest(
     manifest.control_file = control;
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

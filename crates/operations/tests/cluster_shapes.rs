@@ -104,7 +104,7 @@ async fn b12_a_damaged_page_is_reported_with_its_file_block_and_lsn() {
     request.backup = Some(good.id.clone());
     let restore = plan(scene.repository.clone(), request).await.unwrap();
     execute(restore, Arc::new(Silent)).await.unwrap();
-    run(server::throwaway::Binaries::require(None).unwrap().command("pg_verifybackup").arg("-n").arg(&into));
+    run(scene::binaries().command("pg_verifybackup").arg("-n").arg(&into));
     assert_eq!(number(&start(&into), "select count(*) from t where x = repeat(md5(id::text), 5)"), 20_000);
 }
 

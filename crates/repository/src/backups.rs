@@ -232,9 +232,16 @@ impl Repository {
         public.extend_from_slice(&manifest.previous_digest);
         let object = seal_stream(self.access().writer(), Kind::Manifest, &name, &public, &content);
         self.storage().create(&name, &[object]).await?;
-        self.local().put(Drawer::Manifests, &format!("{cluster}-{}", manifest.id), &content);
+        self.keep_manifest(&format!("{cluster}-{}", manifest.id), &manifest);
         self.remember_newest(cluster, &manifest);
         Ok(manifest)
+    }
+
+    /// Keeps a manifest for a host that cannot read it back, without the configuration, which may hold secrets and is not
+    /// compared with.
+    fn keep_manifest(&self, name: &str, manifest: &Manifest) {
+        let kept = Manifest { config_files: Vec::new(), ..manifest.clone() };
+        self.local().put(Drawer::Manifests, name, &kept.encode_to_vec());
     }
 
     /// Records what an unfinished backup has stored so far; the next backup takes it as a further parent.
@@ -248,7 +255,7 @@ impl Repository {
         let content = manifest.encode_to_vec();
         let object = seal_stream(self.access().writer(), Kind::PartialManifest, &name, &[], &content);
         self.storage().create(&name, &[object]).await?;
-        self.local().put(Drawer::Manifests, &format!("{cluster}-{}-{number:06}", manifest.id), &content);
+        self.keep_manifest(&format!("{cluster}-{}-{number:06}", manifest.id), manifest);
         Ok(())
     }
 

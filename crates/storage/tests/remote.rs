@@ -71,7 +71,8 @@ async fn s3_missing_bucket_is_told() {
 
 /// Settings for azurite, with the container made.
 async fn azure(container: &str) -> Option<Settings> {
-    let endpoint = format!("{}/{ACCOUNT}", endpoint("PGKEEP_TEST_AZURE_ENDPOINT")?);
+    let given = endpoint("PGKEEP_TEST_AZURE_ENDPOINT")?;
+    let endpoint = format!("{}/{ACCOUNT}", given.trim_end_matches(&format!("/{ACCOUNT}")));
     let mut request = HttpRequest::new(HttpRequestBody::empty());
     *request.method_mut() = "PUT".parse().unwrap();
     *request.uri_mut() = format!("{endpoint}/{container}?restype=container").parse().unwrap();

@@ -47,7 +47,7 @@ impl Scene {
         let wal = folder.path().join("wal");
         std::fs::create_dir(&wal).unwrap();
         RunAs::unprivileged().unwrap().give(&wal).unwrap();
-        let builder = Throwaway::builder(&Binaries::require(None).unwrap())
+        let builder = Throwaway::builder(&binaries())
             .setting("fsync", "off")
             .setting("archive_mode", "on")
             .setting("archive_command", &format!("cp %p {0}/%f.tmp && mv {0}/%f.tmp {0}/%f", wal.display()));
@@ -141,7 +141,7 @@ impl Scene {
     pub async fn flush_wal(&self) {
         let connection = self.server.connect().unwrap();
         let row =
-            connection.query_one("select pg_walfile_name(pg_switch_wal()), pg_sleep(0.1)", &[]).unwrap();
+            connection.query_one("select pg_walfile_name(pg_switch_wal() - 1), pg_sleep(0.1)", &[]).unwrap();
         let last: String = row.first().unwrap().required(0).unwrap().to_owned();
         for _ in 0..500 {
             self.carry().await;
@@ -224,7 +224,7 @@ pub fn open_folder() -> tempfile::TempDir {
 
 /// Starts a server on a restored directory and waits until it is promoted.
 pub fn start(into: &Path) -> Throwaway {
-    let server = Throwaway::builder(&Binaries::require(None).unwrap()).start_existing(into).unwrap();
+    let server = Throwaway::builder(&binaries()).start_existing(into).unwrap();
     for _ in 0..600 {
         if number(&server, "select pg_is_in_recovery()::int") == 0 {
             return server;
@@ -247,10 +247,15 @@ pub fn text(server: &Throwaway, sql: &str) -> String {
 }
 
 pub fn verify_backup(into: &Path) {
-    run(Binaries::require(None).unwrap().command("pg_verifybackup").arg("-n").arg(into));
+    run(binaries().command("pg_verifybackup").arg("-n").arg(into));
 }
 
 /// Runs a program that must succeed.
+/// The server of these tests: 15, with its contrib modules; the majors are `cli`'s matter.
+pub fn binaries() -> Binaries {
+    Binaries::require(Some(pg::Major::new(15))).unwrap()
+}
+
 pub fn run(command: &mut std::process::Command) {
     let output = command.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
