@@ -46,6 +46,8 @@ const MAX_SPAN_FINDINGS: usize = 256;
 /// A change time within this of the backup's beginning is not trusted: two changes in one tick of the filesystem's
 /// clock look the same, and network filesystems have clocks of their own.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Number of the partial manifest of a backup that lacked nothing but its WAL.
+const LAST_PARTIAL: u32 = 999_999;
 /// Tables and maps kept on this host's disk.
 const LOCAL_LIMIT: u64 = 4 << 30;
 
@@ -159,15 +161,12 @@ pub async fn backup_noting(
         lsn(manifest.span().start_lsn),
         control.wal_segment_size,
     );
-    wal::wait(
-        &repository,
-        &request.cluster,
-        from,
-        stopped.stop_segment,
-        control.wal_segment_size,
-        wal_timeout,
-    )
-    .await?;
+    let (to, size) = (stopped.stop_segment, control.wal_segment_size);
+    if let Err(error) = wal::wait(&repository, &request.cluster, from, to, size, wal_timeout).await {
+        // Everything else is stored: the next backup finds it all.
+        repository.publish_partial(&request.cluster, &manifest, LAST_PARTIAL).await?;
+        return Err(error);
+    }
 
     failpoint::reach("backup.wal-there");
     // Last on purpose: until the manifest exists there is no backup.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use operations::backup::{BackupError, backup_noting};
+use operations::backup::{BackupError, BackupRequest, backup_noting};
 use operations::monitor::Silent;
 use repository::Repository;
 use repository::manifest::Manifest;
@@ -122,4 +122,19 @@ async fn b02_a_file_that_changed_under_its_size_and_time_is_read_again() {
     scene.flush_wal().await;
     let restored = scene.restore_latest().await;
     assert_eq!(number(&restored, "select count(*) from t0 where id = -1"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b02_a_backup_whose_wal_came_too_late_costs_the_next_one_nothing() {
+    let scene = Scene::new().await;
+    scene.fill();
+    // Nobody carries WAL into the repository meanwhile.
+    let request = BackupRequest { wal_timeout: Duration::from_millis(300), ..scene.backup_request(true) };
+    let connection = scene.server.connect().unwrap();
+    let late =
+        operations::backup::backup(connection, scene.repository.clone(), &request, Arc::new(Silent)).await;
+    assert!(matches!(late, Err(BackupError::WalMissing { .. })), "{late:?}");
+    assert!(scene.repository.backup_ids(&scene.cluster).await.unwrap().is_empty());
+    let next = scene.backup(true).await;
+    assert!(next.totals().bytes_stored < 2 << 20, "{:?}", next.totals());
 }

@@ -107,3 +107,22 @@ async fn a_delta_restore_that_cannot_begin_takes_nothing_away() {
     scene.restore(request).await;
     verify_backup(&into);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delta_restore_never_removes_wal_that_was_not_archived() {
+    let (scene, _, _) = with_tablespace().await;
+    let into = scene.folder.path().join("copy");
+    let mut request = scene.restore_request(&into);
+    request.tablespaces_under = Some(scene.folder.path().join("spaces"));
+    scene.restore(request.clone()).await;
+    let waiting = into.join("pg_wal/archive_status/000000010000000000000009.ready");
+    fs::write(&waiting, "").unwrap();
+    request.delta = true;
+    let refused = plan(scene.repository.clone(), request.clone()).await.err();
+    assert!(
+        matches!(refused, Some(RestoreError::NotOurs { ref what, .. }) if what.contains("never archived")),
+        "{refused:?}"
+    );
+    fs::remove_file(waiting).unwrap();
+    scene.restore(request).await;
+}

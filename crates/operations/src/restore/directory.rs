@@ -64,6 +64,14 @@ pub(crate) fn inspect(path: &Path) -> Result<DirectoryState, RestoreError> {
     }
 }
 
+/// How many files of a cluster's `pg_wal` wait for its archiver.
+pub(crate) fn unarchived(path: &Path) -> usize {
+    let status = fs::read_dir(path.join("pg_wal/archive_status"));
+    let is_ready =
+        |entry: &fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "ready");
+    status.into_iter().flatten().flatten().filter(is_ready).count()
+}
+
 /// The process of a server that runs in this directory, by its `postmaster.pid`; one whose process is gone does not run.
 fn running_server(path: &Path) -> Option<u32> {
     let text = fs::read_to_string(path.join("postmaster.pid")).ok()?;

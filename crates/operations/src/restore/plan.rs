@@ -11,7 +11,7 @@ use pg::{Lsn, Major};
 use repository::Repository;
 use repository::manifest::Manifest;
 
-use super::directory::{DirectoryState, inspect};
+use super::directory::{DirectoryState, inspect, unarchived};
 use super::error::RestoreError;
 use super::{PlannedTablespace, RestorePlan, RestoreRequest};
 use crate::reachable::{ArchiveState, Window, window};
@@ -165,7 +165,14 @@ fn check_target_directory(
         DirectoryState::Cluster { system_identifier }
             if system_identifier == manifest.server().system_identifier =>
         {
-            Ok(false)
+            // Old WAL is removed, and these commits may be nowhere else.
+            match unarchived(path) {
+                0 => Ok(false),
+                count => not_ours(format!(
+                    "its pg_wal holds {count} segments that were never archived; archive them with `pgkeep wal push`, or \
+                     remove pg_wal/archive_status/*.ready to give them up"
+                )),
+            }
         }
         DirectoryState::Cluster { system_identifier } => {
             not_ours(format!("it holds another cluster, with system identifier {system_identifier}"))
