@@ -4,13 +4,17 @@
 //! with counter nonces and a mark on the last one; repository, kind, name and frame number are authenticated, so no
 //! frame can stand in another place. `docs/format.md` §3 gives every byte.
 
+mod stream;
+
 use aws_lc_rs::aead;
-use bytes::Bytes;
 use hpke::{Deserializable as _, Serializable as _};
 use storage::ObjectName;
 use zeroize::Zeroizing;
 
 use crate::secrets::{Access, Kem, Keyring, Purpose, WriterCredential, array, random_bytes};
+
+pub(crate) use stream::frames;
+pub use stream::{open_stream, seal_stream};
 
 type Kdf = hpke::kdf::HkdfSha256;
 type Aead = hpke::aead::AesGcm256;
@@ -318,158 +322,5 @@ fn header_mac(writer: &WriterCredential, name: &ObjectName, header: &[u8]) -> bl
     hasher.finalize()
 }
 
-/// Seals a whole stream: a header, then frames of at most 1 MiB of plaintext, each behind its length.
-pub fn seal_stream(
-    writer: &WriterCredential,
-    kind: Kind,
-    name: &ObjectName,
-    public: &[u8],
-    content: &[u8],
-) -> Bytes {
-    let mut sealer = Sealer::new(writer, kind, name, public);
-    let mut object = sealer.header().to_vec();
-    let mut pieces = content.chunks(MAX_FRAME).peekable();
-    loop {
-        let piece = pieces.next().unwrap_or_default();
-        let last = pieces.peek().is_none();
-        object.extend_from_slice(&((piece.len() + TAG_LEN) as u32).to_le_bytes());
-        let start = object.len();
-        object.extend_from_slice(piece);
-        sealer.seal_tail(&mut object, start, last);
-        if last {
-            return Bytes::from(object);
-        }
-    }
-}
-
-/// Opens what [`seal_stream`] made; returns the header and the content.
-pub fn open_stream(
-    access: &Access,
-    kind: Kind,
-    name: &ObjectName,
-    object: &[u8],
-) -> Result<(Header, Vec<u8>), SealError> {
-    let header = Header::parse(access.writer(), kind, name, object)?;
-    let opener = Opener::new(access, kind, name, &header)?;
-    let mut content = Vec::with_capacity(object.len());
-    for frame in frames(name, &object[header.len..]) {
-        let (number, frame, last) = frame?;
-        let start = content.len();
-        content.extend_from_slice(frame);
-        let plain_len = opener.open_in_place(number, &mut content[start..], last)?.len();
-        content.truncate(start + plain_len);
-    }
-    Ok((header, content))
-}
-
-/// The frames of a stream in order: number, sealed bytes, whether it is the last.
-pub(crate) fn frames<'a>(
-    name: &'a ObjectName,
-    mut rest: &'a [u8],
-) -> impl Iterator<Item = Result<(u64, &'a [u8], bool), SealError>> + 'a {
-    let mut number = 0;
-    let mut done = false;
-    std::iter::from_fn(move || {
-        if done {
-            return None;
-        }
-        let frame = rest.split_first_chunk::<4>().and_then(|(len, behind)| {
-            let len = u32::from_le_bytes(*len) as usize;
-            (TAG_LEN..=MAX_FRAME + TAG_LEN).contains(&len).then(|| behind.split_at_checked(len)).flatten()
-        });
-        let Some((frame, behind)) = frame else {
-            done = true;
-            return Some(Err(SealError::Length { name: name.clone() }));
-        };
-        rest = behind;
-        done = rest.is_empty();
-        number += 1;
-        Some(Ok((number - 1, frame, done)))
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::secrets::RepositoryId;
-
-    fn keyring() -> Keyring {
-        Keyring::generate(RepositoryId::random())
-    }
-
-    fn name(text: &str) -> ObjectName {
-        ObjectName::new(text).unwrap()
-    }
-
-    #[test]
-    fn streams_open_at_every_length() {
-        let keyring = keyring();
-        let access = Access::Full(keyring.clone());
-        for len in [0, 1, MAX_FRAME - 1, MAX_FRAME, MAX_FRAME + 1, 3 * MAX_FRAME] {
-            let content = vec![7; len];
-            let object = seal_stream(&keyring.writer, Kind::Manifest, &name("a"), b"pub", &content);
-            let (header, opened) = open_stream(&access, Kind::Manifest, &name("a"), &object).unwrap();
-            assert_eq!((header.public.as_slice(), opened.len()), (b"pub".as_slice(), len));
-            assert!(opened == content);
-        }
-    }
-
-    #[test]
-    fn every_flipped_byte_and_every_truncation_is_noticed() {
-        let keyring = keyring();
-        let access = Access::Full(keyring.clone());
-        let object = seal_stream(&keyring.writer, Kind::Wal, &name("x/y"), b"12", b"some content");
-        for at in 0..object.len() {
-            let mut damaged = object.to_vec();
-            damaged[at] ^= 1;
-            assert!(open_stream(&access, Kind::Wal, &name("x/y"), &damaged).is_err(), "byte {at}");
-            assert!(open_stream(&access, Kind::Wal, &name("x/y"), &object[..at]).is_err(), "cut at {at}");
-        }
-        let longer = [&object[..], &object[object.len() - 32..]].concat();
-        assert!(open_stream(&access, Kind::Wal, &name("x/y"), &longer).is_err());
-    }
-
-    #[test]
-    fn a_dropped_last_frame_is_noticed() {
-        let keyring = keyring();
-        let object = seal_stream(&keyring.writer, Kind::Wal, &name("a"), b"", &vec![1; 2 * MAX_FRAME]);
-        let first_only = header_len(0) + 4 + MAX_FRAME + TAG_LEN;
-        let opened = open_stream(&Access::Full(keyring), Kind::Wal, &name("a"), &object[..first_only]);
-        assert!(matches!(opened, Err(SealError::NotAuthentic { .. })));
-    }
-
-    #[test]
-    fn place_kind_repository_and_writer_are_bound() {
-        let (keyring, other) = (keyring(), keyring());
-        let object = seal_stream(&keyring.writer, Kind::Wal, &name("a"), b"", b"text");
-        let access = Access::Full(keyring.clone());
-        assert!(open_stream(&access, Kind::Wal, &name("b"), &object).is_err());
-        assert!(open_stream(&access, Kind::Manifest, &name("a"), &object).is_err());
-        assert!(open_stream(&Access::Full(other.clone()), Kind::Wal, &name("a"), &object).is_err());
-        let mut forger = keyring.writer.clone();
-        forger.writer_secret = other.writer.writer_secret.clone();
-        let forged = seal_stream(&forger, Kind::Wal, &name("a"), b"", b"text");
-        assert!(open_stream(&access, Kind::Wal, &name("a"), &forged).is_err());
-    }
-
-    #[test]
-    fn a_writer_reads_the_header_but_not_the_content() {
-        let keyring = keyring();
-        let object = seal_stream(&keyring.writer, Kind::Wal, &name("a"), b"digest", b"text");
-        let header = Header::parse(&keyring.writer, Kind::Wal, &name("a"), &object).unwrap();
-        assert_eq!(header.public, b"digest");
-        let opened = open_stream(&Access::Write(keyring.writer), Kind::Wal, &name("a"), &object);
-        assert!(matches!(opened, Err(SealError::NoPrivateKey { .. })));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_bytes_are_refused_without_panic(bytes in proptest::collection::vec(0u8.., 0..400)) {
-            let keyring = Keyring::for_test_vectors(1);
-            let with_magic = [&MAGIC[..], &[3, 0, 0, 0], &bytes].concat();
-            let access = Access::Full(keyring);
-            proptest::prop_assert!(open_stream(&access, Kind::Wal, &name("a"), &bytes).is_err());
-            proptest::prop_assert!(open_stream(&access, Kind::Wal, &name("a"), &with_magic).is_err());
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,49 @@
+use super::*;
+use crate::secrets::{Keyring, RepositoryId};
+
+fn pages(digester: &Digester, plain: &[u8]) -> Vec<[u8; 32]> {
+    plain.chunks(PAGE).map(|page| digester.page(page)).collect()
+}
+
+#[test]
+fn a_pack_opens_from_its_end_and_gives_back_its_chunks() {
+    let keyring = Keyring::generate(RepositoryId::random());
+    let access = Access::Full(keyring.clone());
+    let (mut codec, digester) = (Codec::new(1), Digester::new(&keyring.writer));
+    let mut writer = PackWriter::new(&keyring.writer, Vec::new());
+    let first: Vec<u8> = (0..3 * PAGE).map(|at| (at / 7) as u8).collect();
+    writer.add_pages(&mut codec, &digester, &first, &pages(&digester, &first)).unwrap();
+    writer.add_map(&mut codec, &digester, b"map").unwrap();
+    let pack = writer.finish();
+    let size = pack.bytes.len() as u64;
+    let short_tail = &pack.bytes[pack.bytes.len() - FOOTER_LEN..];
+    assert!(
+        matches!(OpenPack::from_tail(&access, pack.id, size, short_tail).unwrap(), Tail::Need(need) if need == u64::from(pack.tail_len))
+    );
+    let Tail::Open(open) = OpenPack::from_tail(&access, pack.id, size, &pack.bytes).unwrap() else {
+        panic!("whole")
+    };
+    assert_eq!(open.table, pack.table);
+    assert_eq!(open.table.page(0, 2), Some(digester.short_page(&first[2 * PAGE..])));
+    assert_eq!((open.table.page(0, 3), open.table.page(1, 0)), (None, None));
+    let mut plain = Vec::new();
+    for (number, expected) in [(0, &first[..]), (1, b"map")] {
+        let info = &open.table.chunks[number as usize];
+        let mut sealed = pack.bytes[info.offset as usize..][..info.stored_len as usize].to_vec();
+        open.chunk(number, &mut sealed, &mut codec, Some(&digester), &mut plain).unwrap();
+        assert_eq!(plain, expected);
+    }
+    assert!(OpenPack::from_tail(&access, PackId::random(), size, &pack.bytes).is_err());
+    assert!(OpenPack::from_tail(&access, pack.id, size + 1, &pack.bytes).is_err());
+}
+
+proptest::proptest! {
+    #[test]
+    fn tables_and_tails_take_any_bytes(bytes in proptest::collection::vec(0u8.., 0..600)) {
+        let access = Access::Full(Keyring::for_test_vectors(1));
+        let _ = PackTable::decode(&bytes);
+        let _ = PackTable::decode(&[&[1, 2, 0, 0, 0], &bytes[..]].concat());
+        let with_magic = [&bytes[..], &FOOTER_MAGIC].concat();
+        let _ = OpenPack::from_tail(&access, PackId([0; 16]), 1 << 20, &with_magic);
+    }
+}
