@@ -274,7 +274,9 @@ async fn absent(context: &Context, name: &FileName) -> GetError {
 }
 
 async fn identity_for(context: &Context, name: &FileName) -> Result<Identity, GetError> {
-    let found = context.repository.identity(&context.cluster).await;
+    let after = context.limits.deadline;
+    let found = tokio::time::timeout(after, context.repository.identity(&context.cluster)).await;
+    let found = found.map_err(|_| GetError::Timeout { name: *name, after })?;
     let found =
         found.map_err(|error| GetError::Archive { name: *name, source: ArchiveError::Repository(error) })?;
     found.ok_or_else(|| GetError::NoStream { cluster: context.cluster.clone(), name: *name })

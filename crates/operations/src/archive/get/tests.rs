@@ -282,3 +282,14 @@ async fn a_segment_of_another_repository_in_the_spool_is_not_believed() {
     let spool = Spool::open(&context, &world.wal()).unwrap();
     assert!(spool.fetched(&numbered(2).parse().unwrap()).is_none());
 }
+
+#[tokio::test]
+async fn a_storage_that_hangs_before_the_identity_is_known_is_not_waited_for_for_ever() {
+    let mut world = archived(1).await;
+    world.context.limits.deadline = Duration::from_millis(100);
+    fs::remove_dir_all(world.folder.path().join("state")).unwrap();
+    world.faults.add(Rule { calls: Calls::Any, skip: 0, hit: 1, fault: Fault::Hang });
+    let name = numbered(1);
+    let got = tokio::time::timeout(Duration::from_secs(10), world.get(&name)).await;
+    assert_eq!(got.expect("it ends by its deadline").unwrap_err().exit_status(), 204);
+}
