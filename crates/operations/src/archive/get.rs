@@ -212,7 +212,10 @@ async fn start_prefetch(
 ) {
     let Ok(identity) = identity_for(context, &FileName::Segment(after)).await else { return };
     let Ok(size) = SegmentSize::new(identity.segment_size) else { return };
-    let (queue, here) = (context.limits.queue(size), spool.fetched_names().len());
+    let queue = context.limits.queue(size);
+    // Only what comes next counts: what an earlier recovery left is removed by a prefetcher, so it must not keep one away.
+    let next = std::iter::successors(after.next(size), |name| name.next(size)).take(queue);
+    let here = next.filter(|name| spool.has_fetched(name)).count();
     if here * 2 > queue || queue == 0 || spool.is_locked(Role::Prefetch) {
         return;
     }

@@ -293,3 +293,20 @@ async fn a_storage_that_hangs_before_the_identity_is_known_is_not_waited_for_for
     let got = tokio::time::timeout(Duration::from_secs(10), world.get(&name)).await;
     assert_eq!(got.expect("it ends by its deadline").unwrap_err().exit_status(), 204);
 }
+
+#[tokio::test]
+async fn what_an_earlier_recovery_left_does_not_keep_a_prefetcher_away() {
+    let mut world = archived(20).await;
+    world.context.limits.prefetch = 4;
+    let spool = Spool::open(&world.context, &world.wal()).unwrap();
+    for number in 11..=14 {
+        let name = numbered(number).parse().unwrap();
+        spool.announce(&name).unwrap();
+        spool.keep_fetched(&name, &segment(&numbered(number), number as u8)).unwrap();
+    }
+    world.get(&numbered(1)).await.unwrap();
+    assert_eq!(wanted(&world).1.to_string(), numbered(1));
+    // Those that are wanted next do.
+    world.get(&numbered(10)).await.unwrap();
+    assert_eq!(world.asked.lock().unwrap().len(), 0);
+}
