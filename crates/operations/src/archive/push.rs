@@ -194,7 +194,8 @@ async fn ahead(
 
 /// Asks for a drainer if enough other files wait.
 fn start_drainer(spool: &Spool, name: &FileName, wal_directory: &Path, start: Start<'_>) -> bool {
-    let Ok(wal_directory) = fs::canonicalize(wal_directory) else { return false };
+    // Links stay: a `pg_wal` that is one is below the data directory by this path only, see `server_identity`.
+    let Ok(wal_directory) = std::path::absolute(wal_directory) else { return false };
     let noted = spool.pushed();
     let ready = ready_files(&wal_directory).unwrap_or_default();
     let waiting = ready.iter().filter(|other| *other != name && !noted.contains(&other.to_string())).count();
