@@ -168,8 +168,7 @@ async fn ahead(
 ) -> bool {
     let noted = spool.is_pushed(name, file);
     let running = spool.is_locked(Role::Drain);
-    let started =
-        !running && spool.pushed().len() < LOW_WATER && start_drainer(spool, name, wal_directory, start);
+    let started = !running && start_drainer(spool, name, wal_directory, start);
     if noted || !(running || started) {
         return noted;
     }
@@ -192,11 +191,17 @@ async fn ahead(
     false
 }
 
-/// Asks for a drainer if enough other files wait.
+/// Asks for a drainer if enough other files wait, and few are stored ahead.
 fn start_drainer(spool: &Spool, name: &FileName, wal_directory: &Path, start: Start<'_>) -> bool {
     // Links stay: a `pg_wal` that is one is below the data directory by this path only, see `server_identity`.
     let Ok(wal_directory) = std::path::absolute(wal_directory) else { return false };
-    let noted = spool.pushed();
+    let status = wal_directory.join("archive_status");
+    let mut noted = spool.pushed();
+    // Notes of files that wait no longer are removed by a drainer, so they must not keep one away.
+    noted.retain(|name| status.join(format!("{name}.ready")).exists());
+    if noted.len() >= LOW_WATER {
+        return false;
+    }
     let ready = ready_files(&wal_directory).unwrap_or_default();
     let waiting = ready.iter().filter(|other| *other != name && !noted.contains(&other.to_string())).count();
     if waiting < BACKLOG {

@@ -368,3 +368,18 @@ async fn a_drainer_knows_whose_history_it_stores_though_pg_wal_is_a_link() {
     let Some(Background::Drain { wal_directory }) = asked else { panic!("{asked:?}") };
     assert_eq!(drain(&world.context, &wal_directory).await.unwrap_err().exit_status(), 6);
 }
+
+#[tokio::test]
+async fn notes_that_nobody_asks_for_do_not_keep_a_drainer_away() {
+    let world = World::new().await;
+    write_backlog(&world, 20);
+    drain(&world.context, &world.wal()).await.unwrap();
+    for number in 1..=20 {
+        world.done(&numbered(number));
+    }
+    for number in 21..=25 {
+        world.write(&numbered(number), &segment(&numbered(number), 1));
+    }
+    world.push(&numbered(21)).await.unwrap();
+    assert_eq!(world.asked.lock().unwrap().len(), 1);
+}
