@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use pg::wal::{FileName, SegmentName};
 use repository::local::{Drawer, LocalStore};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::Context;
@@ -233,7 +234,7 @@ impl Spool {
     /// Whether a background process of this role lives.
     pub fn is_locked(&self, role: Role) -> bool {
         let file = self.lock_file(role);
-        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+        file.is_ok_and(|file| held_by_another(flock(&file, FlockOperation::NonBlockingLockShared)))
     }
 
     fn lock_file(&self, role: Role) -> io::Result<File> {
@@ -251,5 +252,26 @@ impl Spool {
 
     fn part(&self, name: &SegmentName) -> PathBuf {
         self.folder.join("segments").join(format!("{name}.part"))
+    }
+}
+
+/// Whether a lock was refused because somebody has it. On a file system without locks every try fails, nobody works
+/// ahead, and a call that took that for a drainer would wait for it in vain, segment after segment.
+fn held_by_another(tried: rustix::io::Result<()>) -> bool {
+    tried == Err(Errno::WOULDBLOCK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_locks_is_no_sign_of_life() {
+        assert!(held_by_another(Err(Errno::WOULDBLOCK)));
+        assert!(
+            [Ok(()), Err(Errno::NOLCK), Err(Errno::NOSYS), Err(Errno::OPNOTSUPP)]
+                .into_iter()
+                .all(|tried| !held_by_another(tried))
+        );
     }
 }
