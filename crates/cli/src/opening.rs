@@ -1,7 +1,7 @@
 //! From settings to an open repository.
 //!
 //! Commands for people read the description and the key slot anew. `wal push` and `wal get` run for every segment and take
-//! both from a copy on this host: the slot is ciphertext, and the description is checked with what the slot holds.
+//! both of a bucket from a copy on this host: the slot is ciphertext, and the description is checked with what the slot holds.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -43,7 +43,10 @@ pub async fn open_quickly(settings: &Settings, wanted: Use) -> Outcome<Arc<Repos
             .hint("configure a key file or a writer credential: `pgkeep key add --file`, `pgkeep key writer`"));
     }
     let location = settings.location()?;
-    let copies = settings.state_dir().map(|state| Copies::new(&state, &location));
+    // A directory is asked each time, which costs next to nothing: if its mount went away, an empty folder is left in
+    // its place, and WAL written there would be lost when the mount comes back.
+    let state = settings.state_dir().filter(|_| !matches!(location, Location::Directory(_)));
+    let copies = state.map(|state| Copies::new(&state, &location));
     if let Some(repository) = copies.as_ref().and_then(|copies| copies.open(settings, &location, &secret)) {
         return Ok(Arc::new(repository));
     }

@@ -276,3 +276,33 @@ fn open_to_others(folder: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
 }
+
+#[test]
+fn a_directory_that_was_unmounted_is_not_written_into() {
+    let place = Place::with_repository();
+    let name = "00000002.history";
+    fs::write(place.path(name), "1\t0/3000000\treason\n").unwrap();
+    assert_eq!(place.run(&format!("wal push {name}")).0, 0);
+    // What is left of a mount is an empty folder.
+    fs::rename(place.path("repository"), place.path("away")).unwrap();
+    fs::create_dir(place.path("repository")).unwrap();
+    let (code, _, err) = place.run(&format!("wal push {name}"));
+    assert_eq!((code, place.objects().len()), (3, 0), "{err}");
+}
+
+#[test]
+fn a_storage_that_never_answers_is_given_up_when_the_push_timeout_says_so() {
+    let place = Place::with_repository();
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", deaf.local_addr().unwrap());
+    let settings = format!("-r s3://bucket --set s3.endpoint={address} --set push_timeout=1s");
+    fs::write(place.path("00000002.history"), "1\t0/3000000\treason\n").unwrap();
+    for (line, code) in [("wal push 00000002.history", 4), ("wal get 00000002.history there", 204)] {
+        let begun = std::time::Instant::now();
+        let mut command = place.command(&format!("{settings} {line}"));
+        command.env("PGKEEP_S3_ACCESS_KEY_ID", "a").env("PGKEEP_S3_SECRET_ACCESS_KEY", "b");
+        let (found, _, err) = told(&command.output().unwrap());
+        assert_eq!(found, code, "{err}");
+        assert!(begun.elapsed().as_secs() < 15, "{line} took {:?}", begun.elapsed());
+    }
+}

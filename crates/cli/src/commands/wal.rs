@@ -11,7 +11,7 @@ use operations::catalogue::{WalContent, wal_content};
 use pg::wal::SegmentName;
 
 use super::Session;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Class, Failure, Outcome};
 use crate::opening;
 use crate::output::{bytes, facts, table, table_text};
 use crate::secret_files::Use;
@@ -105,15 +105,17 @@ pub async fn run(session: &Session, command: &WalCommand) -> Outcome<u8> {
 }
 
 async fn context(settings: &Settings, wanted: Use) -> Outcome<Context> {
+    let deadline = settings.duration("push_timeout");
+    let opened = tokio::time::timeout(deadline, opening::open_quickly(settings, wanted)).await;
+    let late = |_| {
+        Failure::new(Class::TryAgain, "open the repository")
+            .because(format!("the storage did not answer within {} s", deadline.as_secs()))
+    };
     Ok(Context {
-        repository: opening::open_quickly(settings, wanted).await?,
+        repository: opened.map_err(late)??,
         cluster: settings.cluster.clone(),
         spool: settings.spool_dir(),
-        limits: Limits {
-            deadline: settings.duration("push_timeout"),
-            workers: settings.workers(),
-            ..Limits::default()
-        },
+        limits: Limits { deadline, workers: settings.workers(), ..Limits::default() },
         now: Timestamp::now,
     })
 }
