@@ -134,3 +134,6 @@ async fn wait_for_room(context: &Context, spool: &Spool, running: usize) -> bool
     }
     true
 }
+
+#[cfg(test)]
+mod tests;
