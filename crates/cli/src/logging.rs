@@ -17,6 +17,8 @@ pub fn begin(settings: &Settings) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // It would panic where standard error is full or closed, and a panic ends a recovery.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     let begun = if settings.word("log_format") == "json" {
         builder.json().try_init()

@@ -17,6 +17,7 @@ mod terminal;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser as _;
 use operations::archive::get::failed_before;
@@ -33,17 +34,21 @@ fn main() -> ExitCode {
     panic::set_hook(Box::new(tell_panic));
     arm_failpoint();
     // What fails before the command line is understood must not look like "no such segment" to a recovering server.
-    let words: Vec<_> = std::env::args_os().skip(1).collect();
-    let place = |word: &str| words.iter().position(|found| found == word);
-    let recovering = place("wal").zip(place("get")).is_some_and(|(wal, get)| wal < get);
-    let code = match panic::catch_unwind(AssertUnwindSafe(run)) {
+    let recovering = AtomicBool::new(looks_like_wal_get());
+    let code = match panic::catch_unwind(AssertUnwindSafe(|| run(&recovering))) {
         Ok(Ok(code)) => code,
-        Ok(Err(class)) if recovering => failed_before(class as u8),
+        Ok(Err(class)) if recovering.load(Ordering::Relaxed) => failed_before(class as u8),
         Ok(Err(class)) => class as u8,
-        Err(_) if recovering => failed_before(Class::Bug as u8),
+        Err(_) if recovering.load(Ordering::Relaxed) => failed_before(Class::Bug as u8),
         Err(_) => Class::Bug as u8,
     };
     ExitCode::from(code)
+}
+
+/// A guess by the words alone, which holds until the command line is understood.
+fn looks_like_wal_get() -> bool {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    words.iter().any(|word| word == "wal") && words.iter().any(|word| word == "get")
 }
 
 /// Lets a test have this process killed at a named point. A release build knows no such points.
@@ -56,8 +61,8 @@ fn arm_failpoint() {
 }
 
 /// Runs the command line; returns the exit code of a command that ended well, or the class of its failure, which was
-/// shown.
-fn run() -> Result<u8, Class> {
+/// shown. Says in `recovering` whether the command is `wal get`, as soon as that is known.
+fn run(recovering: &AtomicBool) -> Result<u8, Class> {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(told) => {
@@ -67,6 +72,8 @@ fn run() -> Result<u8, Class> {
             return if usage { Err(Class::WrongRequest) } else { Ok(0) };
         }
     };
+    let is_get = matches!(arguments.command, Command::Wal(WalCommand::Get { .. }));
+    recovering.store(is_get, Ordering::Relaxed);
     let json = arguments.shared.json;
     execute(arguments).map_err(|failure| {
         show(&failure, json);
@@ -98,7 +105,11 @@ fn execute(arguments: Arguments) -> Outcome<u8> {
     logging::begin(&settings);
     settings::warn_of_unknown_variables();
     let session = Session { settings, output, quiet };
-    runtime(&arguments.command)?.block_on(dispatch(&session, &arguments.command))
+    let runtime = runtime(&arguments.command)?;
+    let outcome = runtime.block_on(dispatch(&session, &arguments.command));
+    // A call into a filesystem that hangs cannot be taken back: its thread is left behind, or PostgreSQL would wait for it.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn dispatch(session: &Session, command: &Command) -> Outcome<u8> {

@@ -187,13 +187,18 @@ fn archive_and_restore_commands_speak_postgresqls_language() {
         "wal get 000000010000000000000001 x --set nosuch=1",
         "wal get 000000010000000000000001 x -r ./nosuch",
         "wal get 000000010000000000000001 x",
+        "--cluster get wal get 000000010000000000000001 x",
     ] {
         let code = code(line);
         assert!((201..=255).contains(&code), "{line}: {code} would end recovery early");
     }
-    for line in
-        ["wal push", "wal push nosuch", "wal push nosuch/000000010000000000000001", "wal push x -r ./nosuch"]
-    {
+    for line in [
+        "wal push",
+        "wal push nosuch",
+        "wal push nosuch/000000010000000000000001",
+        "wal push x -r ./nosuch",
+        "wal push --cluster get x",
+    ] {
         let code = code(line);
         assert!((1..=125).contains(&code), "{line}: {code} would look like a crash");
     }

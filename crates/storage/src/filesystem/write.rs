@@ -43,10 +43,9 @@ impl Inner {
                 return Err(fail(error));
             }
         }
-        sync_directory(directory).map_err(|error| {
-            let _ = std::fs::remove_file(&path);
-            fail(error)
-        })
+        // The object is whole and stays, even if the directory could not be synced: another writer of the same bytes may
+        // have found it, synced it and reported success. Our own next try finds it and syncs again.
+        sync_directory(directory).map_err(fail)
     }
 
     /// Removes the object, then the directories it leaves empty, durably.
