@@ -28,7 +28,7 @@ pub struct RestoreArguments {
     /// The data directory to make
     #[arg(long, value_name = "DIR")]
     into: PathBuf,
-    /// Where to stop
+    /// Where to stop: a time, lsn:…, xid:…, name:…, immediate or latest
     #[arg(long, value_name = "TARGET", default_value = "latest")]
     to: String,
     /// Stop just before the target instead of just after it
