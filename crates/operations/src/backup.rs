@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use pg::Lsn;
+use pg::control::ControlFile;
 use repository::manifest::{MAX_FINDINGS, Manifest, PackRef};
 use repository::{ClusterName, PackId, Repository};
 use server::backup::{BackupSession, Stopped};
@@ -145,10 +145,11 @@ pub async fn backup_noting(
     failpoint::reach("backup.started");
     monitor.event(Event::Phase("copy files"));
     let uploader = Uploader::new(repository.clone(), Handle::current());
-    let context = begin_context(&repository, request, &plan, &manifest, &files, partial_time)?;
+    let context = begin_context(&repository, request, &plan, &manifest, &control, partial_time);
     let copied = copy(context, &plan, &manifest, &files, &session, &uploader, &monitor).await?;
     failpoint::reach("backup.copied");
     let (control_bytes, _) = files.read_control_file()?;
+    let from = session.started().start_segment;
     let stopped = session.stop(false)?;
     failpoint::reach("backup.stopped");
     let wal_timeout = request.wal_timeout;
@@ -156,15 +157,12 @@ pub async fn backup_noting(
 
     failpoint::reach("backup.list-stored");
     monitor.event(Event::Phase("wait for WAL"));
-    let from = pg::wal::SegmentName::containing(
-        stopped_timeline(&manifest),
-        lsn(manifest.span().start_lsn),
-        control.wal_segment_size,
-    );
     let (to, size) = (stopped.stop_segment, control.wal_segment_size);
     if let Err(error) = wal::wait(&repository, &request.cluster, from, to, size, wal_timeout).await {
         // Everything else is stored: the next backup finds it all.
-        repository.publish_partial(&request.cluster, &manifest, LAST_PARTIAL).await?;
+        if let Err(lost) = repository.publish_partial(&request.cluster, &manifest, LAST_PARTIAL).await {
+            tracing::warn!(error = %lost, "what was stored is not noted for the next backup");
+        }
         return Err(error);
     }
 
@@ -176,24 +174,15 @@ pub async fn backup_noting(
     Ok(BackupReport { manifest, elapsed: began.elapsed() })
 }
 
-fn lsn(value: u64) -> Lsn {
-    Lsn::new(value).expect("the server gave it as an LSN")
-}
-
-fn stopped_timeline(manifest: &Manifest) -> pg::TimelineId {
-    pg::TimelineId::new(manifest.span().timeline).expect("the server gave it as a timeline")
-}
-
 fn begin_context(
     repository: &Arc<Repository>,
     request: &BackupRequest,
     plan: &Plan,
     manifest: &Manifest,
-    files: &LocalFiles,
+    control: &ControlFile,
     partial_time: Duration,
-) -> Result<Context, BackupError> {
-    let control = files.read_control_file()?.1;
-    Ok(Context {
+) -> Context {
+    Context {
         repository: repository.clone(),
         cluster: request.cluster.clone(),
         workers: request.workers.max(1),
@@ -205,7 +194,7 @@ fn begin_context(
         references: plan.packs.references.clone(),
         partial_time,
         stop: AtomicBool::new(false),
-    })
+    }
 }
 
 async fn copy(

@@ -229,11 +229,10 @@ impl<'c> Collector<'c> {
         }
         self.partial_at = (Instant::now(), self.uploader.stored_bytes());
         let is_durable = |entry: &Entry| {
-            let packs: Vec<PackId> =
-                self.fresh_spans[&entry.path].iter().flatten().map(|extent| extent.pack).collect();
-            packs
-                .iter()
-                .all(|pack| self.context.tail_lens.contains_key(pack) || self.uploader.are_durable(&[*pack]))
+            let mut packs = self.fresh_spans[&entry.path].iter().flatten().map(|extent| extent.pack);
+            packs.all(|pack| {
+                self.context.references.contains_key(&pack) || self.uploader.reference(pack).is_some()
+            })
         };
         let count_ready = self.fresh.iter().take_while(|entry| is_durable(entry)).count();
         let entries: Vec<Entry> = self.fresh.drain(..count_ready).collect();

@@ -78,13 +78,7 @@ impl Uploader {
         self.shared.failed.load(Ordering::Acquire)
     }
 
-    /// Whether all these packs were stored by this backup and are durable.
-    pub(crate) fn are_durable(&self, packs: &[PackId]) -> bool {
-        let durable = self.shared.durable.lock().expect("no holder panics");
-        packs.iter().all(|pack| durable.contains_key(pack))
-    }
-
-    /// A stored pack's place in a manifest.
+    /// A pack's place in a manifest, once this backup has stored it and it is durable.
     pub(crate) fn reference(&self, pack: PackId) -> Option<PackRef> {
         self.shared.durable.lock().expect("no holder panics").get(&pack).cloned()
     }
