@@ -151,7 +151,7 @@ fn crafted(scene: &Scene, content: &[u8]) -> Arc<Memory> {
 /// A bucket with a backup whose one list page is `page`.
 async fn with_page(scene: &Scene, genuine: &Manifest, page: &[u8]) -> Arc<Repository> {
     let mut codec = Codec::new(1);
-    let mut pack = PackWriter::new(&scene.keyring.writer, Vec::new());
+    let mut pack = PackWriter::new(&scene.keyring.writer);
     pack.add_map(&mut codec, scene.repository.digester(), page).unwrap();
     let pack = pack.finish();
     let place = [

@@ -123,6 +123,7 @@ pub enum CodecError {
 pub struct Codec {
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
+    compressed: Vec<u8>,
     check: Vec<u8>,
 }
 
@@ -134,31 +135,33 @@ impl Codec {
         Self {
             compressor: zstd::bulk::Compressor::new(level).expect("the level was checked"),
             decompressor: zstd::bulk::Decompressor::new().expect("a context needs little memory"),
+            compressed: Vec::new(),
             check: Vec::new(),
         }
     }
 
     /// Appends `plain` to `buffer`, compressed where that saves at least a sixteenth.
     pub fn encode(&mut self, plain: &[u8], buffer: &mut Vec<u8>) -> Result<Encoding, CodecError> {
-        let start = buffer.len();
         let most = plain.len() - plain.len() / 16;
-        buffer.resize(start + most, 0);
-        match self.compressor.compress_to_buffer(plain, &mut buffer[start..]) {
+        // Not into `buffer` itself: room for the worst case would have to be filled with zeros first.
+        self.compressed.clear();
+        self.compressed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        match self.compressor.compress_to_buffer(plain, &mut self.compressed) {
             Ok(len) if len < most => {
-                buffer.truncate(start + len);
                 self.check.resize(plain.len(), 0);
-                let checked = self.decompressor.decompress_to_buffer(&buffer[start..], &mut self.check[..]);
+                let checked = self.decompressor.decompress_to_buffer(&self.compressed, &mut self.check[..]);
                 if checked.ok() != Some(plain.len()) || self.check != plain {
                     return Err(CodecError::CheckFailed);
                 }
+                buffer.extend_from_slice(&self.compressed);
                 Ok(Encoding::Zstd)
             }
-            // The only failure of this call is a result that does not fit.
-            _ => {
-                buffer.truncate(start);
+            Ok(_) => {
                 buffer.extend_from_slice(plain);
                 Ok(Encoding::Plain)
             }
+            // The result always fits, so that nothing but the library or the memory can have failed.
+            Err(_) => Err(CodecError::CheckFailed),
         }
     }
 
@@ -174,21 +177,27 @@ impl Codec {
         if plain_len > MAX_CHUNK {
             return Err(CodecError::Damaged);
         }
-        match encoding {
+        plain.resize(plain_len, 0);
+        self.decode_into(encoding, stored, plain)
+    }
+
+    /// As [`Codec::decode`], into a place of the content's length.
+    pub fn decode_into(
+        &mut self,
+        encoding: Encoding,
+        stored: &[u8],
+        plain: &mut [u8],
+    ) -> Result<(), CodecError> {
+        let len = match encoding {
             Encoding::Plain => {
-                plain.clear();
-                plain.extend_from_slice(stored);
+                plain.get_mut(..stored.len()).ok_or(CodecError::Damaged)?.copy_from_slice(stored);
+                stored.len()
             }
             Encoding::Zstd => {
-                plain.resize(plain_len, 0);
-                let len = self
-                    .decompressor
-                    .decompress_to_buffer(stored, &mut plain[..])
-                    .map_err(|_| CodecError::Damaged)?;
-                plain.truncate(len);
+                self.decompressor.decompress_to_buffer(stored, plain).map_err(|_| CodecError::Damaged)?
             }
-        }
-        if plain.len() == plain_len { Ok(()) } else { Err(CodecError::Damaged) }
+        };
+        if len == plain.len() { Ok(()) } else { Err(CodecError::Damaged) }
     }
 }
 

@@ -100,7 +100,7 @@ impl FileListWriter {
         if !self.chunk.is_empty() && self.chunk.len() + bytes.len() > MAP_CHUNK {
             self.end_chunk()?;
         }
-        let pack = self.pack.get_or_insert_with(|| PackWriter::new(&self.writer, Vec::new()));
+        let pack = self.pack.get_or_insert_with(|| PackWriter::new(&self.writer));
         let at = Extent {
             pack: pack.id(),
             chunk: pack.len(),

@@ -171,26 +171,29 @@ pub struct SealedPack {
     pub table: PackTable,
 }
 
+/// Most bytes of a pack: one chunk past the target, then table and footer.
+const MAX_PACK: usize = PACK_TARGET + MAX_CHUNK + TAG_LEN + MAX_TABLE + FOOTER_LEN;
+
 /// A pack being filled.
 pub struct PackWriter {
     id: PackId,
     name: ObjectName,
     sealer: Sealer,
+    /// Padding, then the pack, aligned so that a storage can write it past the page cache. It has its whole room from the
+    /// start, for it must not move.
     buffer: Vec<u8>,
+    padding: usize,
     table: PackTable,
 }
 
 impl PackWriter {
-    /// Begins a pack with a new id and key; `buffer` is cleared and used, so that its memory can come from an earlier pack.
-    pub fn new(writer: &WriterCredential, buffer: Vec<u8>) -> Self {
-        Self::with_id(writer, PackId::random(), buffer)
-    }
-
-    fn with_id(writer: &WriterCredential, id: PackId, mut buffer: Vec<u8>) -> Self {
+    /// Begins a pack with a new id and key.
+    pub fn new(writer: &WriterCredential) -> Self {
+        let id = PackId::random();
         let name = layout::pack(id);
         let sealer = Sealer::new(writer, Kind::Pack, &name, &[]);
-        buffer.clear();
-        Self { id, name, sealer, buffer, table: PackTable::default() }
+        let (buffer, padding) = storage::aligned_buffer(MAX_PACK);
+        Self { id, name, sealer, buffer, padding, table: PackTable::default() }
     }
 
     /// The pack's id, for extents that name its chunks.
@@ -210,7 +213,7 @@ impl PackWriter {
 
     /// True when the pack should be finished before another chunk is added.
     pub fn is_full(&self) -> bool {
-        self.buffer.len() >= PACK_TARGET || self.table.chunks.len() >= MAX_CHUNKS
+        self.buffer.len() - self.padding >= PACK_TARGET || self.table.chunks.len() >= MAX_CHUNKS
     }
 
     /// Adds a chunk of file pages whose full page digests are known; returns its number.
@@ -265,7 +268,7 @@ impl PackWriter {
         SealedPack {
             id: self.id,
             name: self.name,
-            bytes: Bytes::from(self.buffer),
+            bytes: Bytes::from(self.buffer).slice(self.padding..),
             tail_len,
             table: self.table,
         }
@@ -322,22 +325,20 @@ impl OpenPack {
         Ok(Tail::Open(Self { table, opener }))
     }
 
-    /// Opens chunk `number`, whose sealed bytes are `sealed` (changed on the way), into `plain`, and checks its digest
-    /// when a digester is given.
+    /// Opens chunk `number`, whose sealed bytes are `sealed` (changed on the way), into `plain`, which has the chunk's
+    /// length, and checks its digest when a digester is given.
     pub fn chunk(
         &self,
         number: u32,
         sealed: &mut [u8],
         codec: &mut Codec,
         check: Option<&Digester>,
-        plain: &mut Vec<u8>,
+        plain: &mut [u8],
     ) -> Result<(), SealError> {
         let info = &self.table.chunks[number as usize];
         let stored = self.opener.open_in_place(u64::from(number), sealed, false)?;
         let damaged = |what| SealError::Content { name: self.opener.name().clone(), what };
-        codec
-            .decode(info.encoding, stored, info.plain_len as usize, plain)
-            .map_err(|_| damaged("chunk length"))?;
+        codec.decode_into(info.encoding, stored, plain).map_err(|_| damaged("chunk length"))?;
         match check {
             Some(digester) if digester.chunk(plain, |_| ()) != info.digest => Err(damaged("chunk digest")),
             _ => Ok(()),

@@ -338,7 +338,7 @@ impl Repository {
         let info = pack.table.chunks.get(chunk as usize).ok_or_else(missing)?;
         let range = info.offset..info.offset + u64::from(info.stored_len);
         let mut sealed = self.storage.read(&layout::pack(id), range).await?.to_vec();
-        let mut plain = Vec::new();
+        let mut plain = vec![0; info.plain_len as usize];
         pack.chunk(chunk, &mut sealed, &mut Codec::new(1), Some(&self.digester), &mut plain)?;
         Ok(plain)
     }

@@ -180,7 +180,7 @@ async fn write_testdata() {
 
 async fn write_backup(repository: &Repository) {
     let writer = repository.access().writer().clone();
-    let (mut codec, mut pack) = (Codec::new(19), PackWriter::new(&writer, Vec::new()));
+    let (mut codec, mut pack) = (Codec::new(19), PackWriter::new(&writer));
     let mut list = FileListWriter::new(&writer, repository.local(), 19, &[]);
     let sizes = [
         ("PG_VERSION", 3),

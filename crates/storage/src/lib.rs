@@ -10,6 +10,7 @@
 
 #[doc(hidden)]
 pub mod contract;
+mod direct;
 mod error;
 mod faulty;
 mod filesystem;
@@ -24,6 +25,7 @@ mod retry;
 mod settings;
 mod store;
 
+pub use direct::{DirectFile, aligned_buffer};
 pub use error::{Action, Call, Cause, StorageError};
 pub use faulty::{Calls, Fault, Faulty, Rule};
 pub use filesystem::Filesystem;

@@ -275,7 +275,7 @@ impl<'c> Worker<'c> {
 
     fn add_page(&mut self, page: &[u8], digest: [u8; 32], length: u64) -> Result<Extent, BackupError> {
         let writer = self.context.repository.access().writer();
-        let pack = self.pack.get_or_insert_with(|| PackWriter::new(writer, Vec::new()));
+        let pack = self.pack.get_or_insert_with(|| PackWriter::new(writer));
         let at = Extent { pack: pack.id(), chunk: pack.len(), offset: self.chunk.len() as u32, length };
         self.chunk.extend_from_slice(page);
         self.digests.push(digest);

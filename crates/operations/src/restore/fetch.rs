@@ -1,19 +1,20 @@
 //! Fetching: pack by pack in parallel, each needed range read once, each page written once where it belongs.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
-use repository::chunk::Codec;
+use repository::chunk::{Codec, MAX_CHUNK};
 use repository::content::Extent;
 use repository::pack::OpenPack;
 use repository::pages::pieces;
 use repository::{PackId, Repository, RepositoryError};
-use storage::StorageError;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::{Errno, retry_on_intr};
+use storage::{DirectFile, StorageError, aligned_buffer};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -24,13 +25,17 @@ use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 
 /// One range request has at most so many bytes; a few of them are on their way for each worker.
-const RUN_BYTES: u64 = 4 << 20;
+const RUN_BYTES: u64 = 2 << 20;
 /// Bytes that nobody needs are read over rather than making a second request.
 const GAP_BYTES: u64 = 256 << 10;
 /// Requests on their way ahead of each worker.
 const AHEAD: usize = 2;
 /// Files that one worker keeps open.
 const OPEN_FILES: usize = 128;
+/// Threads for each worker asked for: while one waits for the disk another opens and decompresses.
+const THREADS: usize = 2;
+/// Files of so many bytes get their room on disk before their first byte.
+const ALLOCATE_MIN: u64 = 1 << 20;
 
 /// Bytes of one file that are to be fetched.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +85,7 @@ impl Fetcher<'_> {
         let stop = AtomicBool::new(false);
         let (jobs_in, jobs_out) = bounded::<Job<'_>>(self.workers);
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.workers)
+            let workers: Vec<_> = (0..self.workers * THREADS)
                 .map(|_| {
                     let (jobs, stop) = (jobs_out.clone(), &stop);
                     scope.spawn(move || {
@@ -153,13 +158,17 @@ struct Worker<'f> {
     fetcher: &'f Fetcher<'f>,
     files: &'f [FileTarget],
     codec: Codec,
+    /// Room for one chunk, after some padding that aligns it.
     plain: Vec<u8>,
-    open: HashMap<u32, File>,
+    padding: usize,
+    open: HashMap<u32, DirectFile>,
 }
 
 impl<'f> Worker<'f> {
     fn new(fetcher: &'f Fetcher<'f>, files: &'f [FileTarget]) -> Self {
-        Self { fetcher, files, codec: Codec::new(1), plain: Vec::new(), open: HashMap::new() }
+        let (mut plain, padding) = aligned_buffer(MAX_CHUNK);
+        plain.resize(padding + MAX_CHUNK, 0);
+        Self { fetcher, files, codec: Codec::new(1), plain, padding, open: HashMap::new() }
     }
 
     fn run(&mut self, jobs: &Receiver<Job<'_>>, stop: &AtomicBool) -> Result<(), RestoreError> {
@@ -222,8 +231,9 @@ impl<'f> Worker<'f> {
             let frame = sealed
                 .get_mut(start..start + info.stored_len as usize)
                 .ok_or_else(|| pack_error(job.id, self.files, group, short()))?;
+            let plain = &mut self.plain[self.padding..][..info.plain_len as usize];
             job.pack
-                .chunk(number, frame, &mut self.codec, None, &mut self.plain)
+                .chunk(number, frame, &mut self.codec, None, plain)
                 .map_err(|error| pack_error(job.id, self.files, group, error.into()))?;
             for piece in group {
                 self.write(piece)?;
@@ -234,18 +244,19 @@ impl<'f> Worker<'f> {
 
     fn write(&mut self, piece: &Piece) -> Result<(), RestoreError> {
         let target = &self.files[piece.file as usize];
-        let start = piece.extent.offset as usize;
-        let bytes = &self.plain[start..start + piece.extent.length as usize];
         let failed = || RestoreError::disk("write", self.fetcher.tree.full_path(&target.path));
         let file = match self.open.entry(piece.file) {
             std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
             std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(self.fetcher.tree.open_for_writing(&target.path).map_err(failed())?)
+                place.insert(open_target(self.fetcher.tree, target).map_err(failed())?)
             }
         };
+        let start = self.padding + piece.extent.offset as usize;
+        let bytes = &self.plain[start..start + piece.extent.length as usize];
         file.write_all_at(bytes, piece.file_offset).map_err(failed())?;
         if piece.file_offset == 0 {
             // Whoever writes the beginning settles the rest; a file longer than it was is cut.
+            let file = file.file();
             self.fetcher.tree.settle(file, target.mode).map_err(failed())?;
             if file.metadata().map_err(failed())?.len() > target.size {
                 file.set_len(target.size).map_err(failed())?;
@@ -261,6 +272,20 @@ impl<'f> Worker<'f> {
         self.fetcher.monitor.event(Event::Advanced { bytes: piece.extent.length });
         Ok(())
     }
+}
+
+/// Opens a file for writing, with room for all of it: a full disk is noticed at once, and several threads write to parts of
+/// it without waiting for one another.
+fn open_target(tree: &Tree, target: &FileTarget) -> io::Result<DirectFile> {
+    let file = tree.open_for_writing(&target.path)?;
+    if target.size >= ALLOCATE_MIN {
+        match retry_on_intr(|| fallocate(&file, FallocateFlags::empty(), 0, target.size)) {
+            // Not on every file system.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    DirectFile::new(file)
 }
 
 /// One range request, and the pieces that it serves.

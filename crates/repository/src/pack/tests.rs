@@ -10,7 +10,7 @@ fn a_pack_opens_from_its_end_and_gives_back_its_chunks() {
     let keyring = Keyring::generate(RepositoryId::random());
     let access = Access::Full(keyring.clone());
     let (mut codec, digester) = (Codec::new(1), Digester::new(&keyring.writer));
-    let mut writer = PackWriter::new(&keyring.writer, Vec::new());
+    let mut writer = PackWriter::new(&keyring.writer);
     let first: Vec<u8> = (0..3 * PAGE).map(|at| (at / 7) as u8).collect();
     writer.add_pages(&mut codec, &digester, &first, &pages(&digester, &first)).unwrap();
     writer.add_map(&mut codec, &digester, b"map").unwrap();
@@ -26,9 +26,9 @@ fn a_pack_opens_from_its_end_and_gives_back_its_chunks() {
     assert_eq!(open.table, pack.table);
     assert_eq!(open.table.page(0, 2), Some(digester.short_page(&first[2 * PAGE..])));
     assert_eq!((open.table.page(0, 3), open.table.page(1, 0)), (None, None));
-    let mut plain = Vec::new();
     for (number, expected) in [(0, &first[..]), (1, b"map")] {
         let info = &open.table.chunks[number as usize];
+        let mut plain = vec![0; info.plain_len as usize];
         let mut sealed = pack.bytes[info.offset as usize..][..info.stored_len as usize].to_vec();
         open.chunk(number, &mut sealed, &mut codec, Some(&digester), &mut plain).unwrap();
         assert_eq!(plain, expected);

@@ -3,12 +3,12 @@
 use super::walk::{TEMPORARY_PREFIX, remove_stale_temporaries};
 use super::{Inner, failed, is_absence};
 use crate::error::Call;
-use crate::{ObjectName, StorageError};
+use crate::{DirectFile, ObjectName, StorageError};
 use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, RenameFlags};
 use rustix::io::Errno;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -146,11 +146,14 @@ pub(crate) fn make_directories(directory: &Path, top: &Path) -> io::Result<()> {
     Err(absent())
 }
 
-fn write_parts(mut file: File, parts: &[Bytes]) -> io::Result<()> {
+fn write_parts(file: File, parts: &[Bytes]) -> io::Result<()> {
+    let mut file = DirectFile::new(file)?;
+    let mut offset = 0;
     for part in parts {
-        file.write_all(part)?;
+        file.write_all_at(part, offset)?;
+        offset += part.len() as u64;
     }
-    file.sync_all()
+    file.file().sync_all()
 }
 
 /// Gives the file its name unless the name is taken (`AlreadyExists`).
