@@ -3,6 +3,10 @@
 //! A [`Digester`] names content by keyed BLAKE3; a [`Codec`] compresses and always decompresses again to compare, for a
 //! broken compressor must not be noticed first by a restore (restic#4677). One of each belongs to each worker.
 
+mod batch;
+
+use blake3::platform::Platform;
+
 use crate::secrets::{Purpose, WriterCredential};
 
 /// Most plaintext bytes of a chunk: 128 pages.
@@ -45,6 +49,7 @@ impl Encoding {
 /// Digests of pages, chunks and whole contents under one repository's keys.
 #[derive(Clone)]
 pub struct Digester {
+    platform: Platform,
     page_key: [u8; 32],
     chunk_key: [u8; 32],
     content_key: [u8; 32],
@@ -54,6 +59,7 @@ impl Digester {
     /// Derives the keys from the writer secret, so that only holders of it can confirm a guess at some content.
     pub fn new(writer: &WriterCredential) -> Self {
         Self {
+            platform: Platform::detect(),
             page_key: *writer.derive(Purpose::PageDigest),
             chunk_key: *writer.derive(Purpose::ChunkDigest),
             content_key: *writer.derive(Purpose::ContentDigest),
@@ -65,6 +71,15 @@ impl Digester {
         *blake3::keyed_hash(&self.page_key, page).as_bytes()
     }
 
+    /// Appends the digest of each page of `region`, of which the last may be short.
+    pub fn pages(&self, region: &[u8], digests: &mut Vec<[u8; 32]>) {
+        let (batches, rest) = region.as_chunks();
+        for batch in batches {
+            digests.extend_from_slice(&batch::digests(self.platform, &self.page_key, batch));
+        }
+        digests.extend(rest.chunks(PAGE).map(|page| self.page(page)));
+    }
+
     /// The eight bytes of a page's digest that tables keep.
     pub fn short_page(&self, page: &[u8]) -> PageDigest {
         short(&self.page(page))
@@ -72,14 +87,11 @@ impl Digester {
 
     /// Digest of a chunk, and the short digests of its pages. The chunk's digest is taken over the pages' full
     /// digests, so each byte is read once.
-    pub fn chunk(&self, plain: &[u8], mut each_page: impl FnMut(PageDigest)) -> ChunkDigest {
-        let mut hasher = blake3::Hasher::new_keyed(&self.chunk_key);
-        for page in plain.chunks(PAGE) {
-            let digest = self.page(page);
-            each_page(short(&digest));
-            hasher.update(&digest);
-        }
-        ChunkDigest(*hasher.finalize().as_bytes())
+    pub fn chunk(&self, plain: &[u8], each_page: impl FnMut(PageDigest)) -> ChunkDigest {
+        let mut digests = Vec::with_capacity(plain.len().div_ceil(PAGE));
+        self.pages(plain, &mut digests);
+        digests.iter().map(short).for_each(each_page);
+        self.chunk_of_pages(digests.iter())
     }
 
     /// Digest of a whole content that is not made of pages: a WAL segment, a stored manifest, a list page.

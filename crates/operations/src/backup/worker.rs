@@ -56,9 +56,13 @@ pub(crate) struct Worker<'c> {
     uploader: Uploader,
     handle: Handle,
     codec: Codec,
+    /// What was read last; as long as a chunk, for it may become one.
     region: Vec<u8>,
+    region_digests: Vec<[u8; 32]>,
     pack: Option<PackWriter>,
+    /// New pages, up to `chunk_len`, and their digests.
     chunk: Vec<u8>,
+    chunk_len: usize,
     digests: Vec<[u8; 32]>,
     open: Option<(Vec<u8>, Box<dyn OpenFile>)>,
 }
@@ -77,8 +81,10 @@ impl<'c> Worker<'c> {
             handle,
             codec: Codec::new(context.level),
             region: vec![0; MAX_CHUNK],
+            region_digests: Vec::with_capacity(MAX_CHUNK / PAGE),
             pack: None,
-            chunk: Vec::with_capacity(MAX_CHUNK),
+            chunk: vec![0; MAX_CHUNK],
+            chunk_len: 0,
             digests: Vec::with_capacity(MAX_CHUNK / PAGE),
             open: None,
         }
@@ -107,6 +113,10 @@ impl<'c> Worker<'c> {
         let end = (start + LEAF_SPAN).min(job.found.size);
         let earlier = self.earlier_pages(job, index);
         let first_block = self.first_block(path);
+        if end - start == LEAF_SPAN && earlier.is_empty() {
+            // What follows is whole chunks, which need no copying when they begin at one.
+            self.end_chunk()?;
+        }
         let mut builder = ExtentBuilder::default();
         let mut at = start;
         while at < end {
@@ -121,15 +131,9 @@ impl<'c> Worker<'c> {
             // A short last page is compared and stored as a whole one, filled up with zeros.
             let padded = len.next_multiple_of(PAGE);
             region[len..padded].fill(0);
-            let stored = self.store_pages(
-                &region[..padded],
-                len,
-                (at - start) as usize / PAGE,
-                &earlier,
-                &mut builder,
-            );
             self.region = region;
-            done.new_bytes += stored?;
+            done.new_bytes +=
+                self.store_region(padded, len, (at - start) as usize / PAGE, &earlier, &mut builder)?;
             done.length += len as u64;
             at += len as u64;
             if len < wanted {
@@ -244,19 +248,30 @@ impl<'c> Worker<'c> {
         })
     }
 
-    /// Stores the pages of a region that no earlier backup has, and notes where each page is. `len` is the region's
-    /// length without padding. Returns the bytes stored.
-    fn store_pages(
+    /// Stores the pages of the region, `padded` bytes, that no earlier backup has, and notes where each page is. `len` is
+    /// the region's length without padding. Returns the bytes stored.
+    fn store_region(
         &mut self,
-        region: &[u8],
+        padded: usize,
         len: usize,
         first_page: usize,
         earlier: &[Vec<PageAt>],
         builder: &mut ExtentBuilder,
     ) -> Result<u64, BackupError> {
+        self.region_digests.clear();
+        self.context.repository.digester().pages(&self.region[..padded], &mut self.region_digests);
+        if earlier.is_empty() && padded == MAX_CHUNK && self.chunk_len == 0 {
+            std::mem::swap(&mut self.region, &mut self.chunk);
+            std::mem::swap(&mut self.region_digests, &mut self.digests);
+            let at = Extent { length: len as u64, ..self.next_page() };
+            builder.push(at, MAX_CHUNK as u32);
+            self.chunk_len = MAX_CHUNK;
+            self.end_chunk()?;
+            return Ok(MAX_CHUNK as u64);
+        }
         let mut new_bytes = 0;
-        for (number, page) in region.chunks_exact(PAGE).enumerate() {
-            let digest = self.context.repository.digester().page(page);
+        for number in 0..padded / PAGE {
+            let digest = self.region_digests[number];
             let length = PAGE.min(len - number * PAGE) as u64;
             let known = earlier
                 .iter()
@@ -265,7 +280,8 @@ impl<'c> Worker<'c> {
             match known {
                 Some(at) => builder.push(Extent { length, ..at.extent }, at.chunk_len),
                 None => {
-                    builder.push(self.add_page(page, digest, length)?, MAX_CHUNK as u32);
+                    builder.push(Extent { length, ..self.next_page() }, MAX_CHUNK as u32);
+                    self.add_page(number, digest)?;
                     new_bytes += PAGE as u64;
                 }
             }
@@ -273,25 +289,30 @@ impl<'c> Worker<'c> {
         Ok(new_bytes)
     }
 
-    fn add_page(&mut self, page: &[u8], digest: [u8; 32], length: u64) -> Result<Extent, BackupError> {
+    /// Where the next new page will be.
+    fn next_page(&mut self) -> Extent {
         let writer = self.context.repository.access().writer();
         let pack = self.pack.get_or_insert_with(|| PackWriter::new(writer));
-        let at = Extent { pack: pack.id(), chunk: pack.len(), offset: self.chunk.len() as u32, length };
-        self.chunk.extend_from_slice(page);
+        Extent { pack: pack.id(), chunk: pack.len(), offset: self.chunk_len as u32, length: PAGE as u64 }
+    }
+
+    /// Adds page `number` of the region to the chunk.
+    fn add_page(&mut self, number: usize, digest: [u8; 32]) -> Result<(), BackupError> {
+        let page = &self.region[number * PAGE..][..PAGE];
+        self.chunk[self.chunk_len..][..PAGE].copy_from_slice(page);
+        self.chunk_len += PAGE;
         self.digests.push(digest);
-        if self.chunk.len() == MAX_CHUNK {
-            self.end_chunk()?;
-        }
-        Ok(at)
+        if self.chunk_len == MAX_CHUNK { self.end_chunk() } else { Ok(()) }
     }
 
     fn end_chunk(&mut self) -> Result<(), BackupError> {
-        if self.chunk.is_empty() {
+        if self.chunk_len == 0 {
             return Ok(());
         }
         let mut pack = self.pack.take().expect("a chunk with pages has its pack");
-        pack.add_pages(&mut self.codec, self.context.repository.digester(), &self.chunk, &self.digests)?;
-        self.chunk.clear();
+        let plain = &self.chunk[..self.chunk_len];
+        pack.add_pages(&mut self.codec, self.context.repository.digester(), plain, &self.digests)?;
+        self.chunk_len = 0;
         self.digests.clear();
         if pack.is_full() {
             self.uploader.submit(pack.finish());

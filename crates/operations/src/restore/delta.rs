@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use repository::chunk::{MAX_CHUNK, PAGE};
+use repository::chunk::{MAX_CHUNK, PAGE, short};
 use repository::content::{Entry, Extent, LEAF_SPAN};
 
 use super::directory::MARKER;
@@ -87,6 +87,7 @@ fn compare_span(
     let start = u64::from(index) * LEAF_SPAN;
     let mut offset = start;
     let mut same = 0;
+    let mut digests = Vec::with_capacity(MAX_CHUNK / PAGE);
     for region in pages.chunks(MAX_CHUNK / PAGE) {
         let length: u64 = region.iter().map(|page| page.extent.length).sum();
         let padded = (length as usize).next_multiple_of(PAGE);
@@ -94,8 +95,10 @@ fn compare_span(
             .read_exact_at(&mut buffer[..length as usize], offset)
             .map_err(RestoreError::disk("read", fetcher.tree.full_path(&entry.path)))?;
         buffer[length as usize..padded].fill(0);
-        for (page, bytes) in region.iter().zip(buffer[..padded].chunks_exact(PAGE)) {
-            if repository.digester().short_page(bytes) == page.digest {
+        digests.clear();
+        repository.digester().pages(&buffer[..padded], &mut digests);
+        for (page, digest) in region.iter().zip(&digests) {
+            if short(digest) == page.digest {
                 same += page.extent.length;
             } else {
                 push(pieces, Piece { extent: page.extent, file, file_offset: offset });
