@@ -16,7 +16,7 @@ use repository::chunk::Codec;
 use repository::description::Description;
 use repository::layout::{self, PackId};
 use repository::manifest::Manifest;
-use repository::pack::PackWriter;
+use repository::pack::{PackMemory, PackWriter};
 use repository::seal::{Kind, Sealer, seal_stream};
 use repository::secrets::{Access, WriterCredential};
 use repository::{Repository, Secret};
@@ -151,7 +151,7 @@ fn crafted(scene: &Scene, content: &[u8]) -> Arc<Memory> {
 /// A bucket with a backup whose one list page is `page`.
 async fn with_page(scene: &Scene, genuine: &Manifest, page: &[u8]) -> Arc<Repository> {
     let mut codec = Codec::new(1);
-    let mut pack = PackWriter::new(&scene.keyring.writer);
+    let mut pack = PackWriter::new(&scene.keyring.writer, &PackMemory::unbounded());
     pack.add_map(&mut codec, scene.repository.digester(), page).unwrap();
     let pack = pack.finish();
     let place = [

@@ -10,7 +10,7 @@ use crate::content::{Entry, Extent, encode_leaf, encode_page};
 use crate::layout::PackId;
 use crate::local::{Drawer, LocalStore};
 use crate::manifest::PageRef;
-use crate::pack::{PackWriter, SealedPack};
+use crate::pack::{PackMemory, PackWriter, SealedPack};
 use crate::secrets::WriterCredential;
 
 /// A page ends behind a path whose hash ends in this many zero bits: every 256 entries on average.
@@ -100,7 +100,7 @@ impl FileListWriter {
         if !self.chunk.is_empty() && self.chunk.len() + bytes.len() > MAP_CHUNK {
             self.end_chunk()?;
         }
-        let pack = self.pack.get_or_insert_with(|| PackWriter::new(&self.writer));
+        let pack = self.pack.get_or_insert_with(|| PackWriter::new(&self.writer, &PackMemory::unbounded()));
         let at = Extent {
             pack: pack.id(),
             chunk: pack.len(),

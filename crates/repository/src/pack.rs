@@ -4,17 +4,22 @@
 //! chunk stands and what every page of it digests to; tables never change, so they are cached for ever.
 //! `docs/format.md` §4.
 
+mod memory;
+
 use bytes::Bytes;
 use storage::ObjectName;
+
+pub use memory::PackMemory;
+use memory::PartWriter;
 
 use crate::chunk::{ChunkDigest, Codec, CodecError, Digester, Encoding, MAX_CHUNK, PAGE, PageDigest, short};
 use crate::layout::{self, PackId};
 use crate::seal::{Header, Kind, Opener, SealError, Sealer, TAG_LEN, header_len};
 use crate::secrets::{Access, WriterCredential, array};
 
-/// A pack is finished when it holds this many stored bytes. Two buffers for each worker (one filling, one on its way)
-/// keep memory under 128 MiB on small machines; one request of this size is near the best throughput of object storage.
-pub const PACK_TARGET: usize = 16 << 20;
+/// A pack is finished when it holds this many stored bytes: large enough for some 50,000 requests for each TiB and near the
+/// best throughput of object storage, small enough for the memory of small machines.
+pub const PACK_TARGET: usize = 20 << 20;
 /// A pack holds at most this many chunks, which bounds its table (1024 chunks have at most 1 MiB of page digests).
 pub const MAX_CHUNKS: usize = 1024;
 /// Length of the footer: header, table length, chunk count, magic.
@@ -163,37 +168,35 @@ pub struct SealedPack {
     pub id: PackId,
     /// Its object name.
     pub name: ObjectName,
-    /// Its bytes.
-    pub bytes: Bytes,
+    /// Its bytes, part by part.
+    pub parts: Vec<Bytes>,
+    /// How many bytes.
+    pub len: u64,
     /// Bytes of table and footer at the end.
     pub tail_len: u32,
     /// Its table.
     pub table: PackTable,
 }
 
-/// Most bytes of a pack: one chunk past the target, then table and footer.
-const MAX_PACK: usize = PACK_TARGET + MAX_CHUNK + TAG_LEN + MAX_TABLE + FOOTER_LEN;
-
 /// A pack being filled.
 pub struct PackWriter {
     id: PackId,
     name: ObjectName,
     sealer: Sealer,
-    /// Padding, then the pack, aligned so that a storage can write it past the page cache. It has its whole room from the
-    /// start, for it must not move.
-    buffer: Vec<u8>,
-    padding: usize,
+    bytes: PartWriter,
+    /// The frame being made.
+    frame: Vec<u8>,
     table: PackTable,
 }
 
 impl PackWriter {
     /// Begins a pack with a new id and key.
-    pub fn new(writer: &WriterCredential) -> Self {
+    pub fn new(writer: &WriterCredential, memory: &PackMemory) -> Self {
         let id = PackId::random();
         let name = layout::pack(id);
         let sealer = Sealer::new(writer, Kind::Pack, &name, &[]);
-        let (buffer, padding) = storage::aligned_buffer(MAX_PACK);
-        Self { id, name, sealer, buffer, padding, table: PackTable::default() }
+        let bytes = PartWriter::new(memory);
+        Self { id, name, sealer, bytes, frame: Vec::new(), table: PackTable::default() }
     }
 
     /// The pack's id, for extents that name its chunks.
@@ -213,7 +216,7 @@ impl PackWriter {
 
     /// True when the pack should be finished before another chunk is added.
     pub fn is_full(&self) -> bool {
-        self.buffer.len() - self.padding >= PACK_TARGET || self.table.chunks.len() >= MAX_CHUNKS
+        self.bytes.len() >= PACK_TARGET || self.table.chunks.len() >= MAX_CHUNKS
     }
 
     /// Adds a chunk of file pages whose full page digests are known; returns its number.
@@ -247,29 +250,30 @@ impl PackWriter {
         kind: ChunkKind,
         digest: ChunkDigest,
     ) -> Result<u32, CodecError> {
-        let start = self.buffer.len();
-        let encoding = codec.encode(plain, &mut self.buffer)?;
-        self.sealer.seal_tail(&mut self.buffer, start, false);
-        self.table.push(self.buffer.len() - start, plain.len(), encoding, kind, digest);
+        self.frame.clear();
+        let encoding = codec.encode(plain, &mut self.frame)?;
+        self.sealer.seal_tail(&mut self.frame, 0, false);
+        self.bytes.append(&self.frame);
+        self.table.push(self.frame.len(), plain.len(), encoding, kind, digest);
         Ok(self.len() - 1)
     }
 
     /// Appends table and footer.
     pub fn finish(mut self) -> SealedPack {
-        let start = self.buffer.len();
-        self.buffer.extend_from_slice(&self.table.encode());
-        self.sealer.seal_tail(&mut self.buffer, start, true);
-        let table_len = (self.buffer.len() - start) as u32;
-        self.buffer.extend_from_slice(self.sealer.header());
-        self.buffer.extend_from_slice(&table_len.to_le_bytes());
-        self.buffer.extend_from_slice(&self.len().to_le_bytes());
-        self.buffer.extend_from_slice(&FOOTER_MAGIC);
-        let tail_len = (self.buffer.len() - start) as u32;
+        let mut tail = self.table.encode();
+        self.sealer.seal_tail(&mut tail, 0, true);
+        let table_len = tail.len() as u32;
+        tail.extend_from_slice(self.sealer.header());
+        tail.extend_from_slice(&table_len.to_le_bytes());
+        tail.extend_from_slice(&self.len().to_le_bytes());
+        tail.extend_from_slice(&FOOTER_MAGIC);
+        self.bytes.append(&tail);
         SealedPack {
             id: self.id,
             name: self.name,
-            bytes: Bytes::from(self.buffer).slice(self.padding..),
-            tail_len,
+            len: self.bytes.len() as u64,
+            parts: self.bytes.finish(),
+            tail_len: tail.len() as u32,
             table: self.table,
         }
     }

@@ -256,7 +256,9 @@ impl Repository {
 
     /// Stores a finished pack and keeps its table.
     pub async fn store_pack(&self, pack: SealedPack) -> Result<(), RepositoryError> {
-        self.storage.create(&pack.name, std::slice::from_ref(&pack.bytes)).await?;
+        self.storage.create(&pack.name, &pack.parts).await?;
+        // Their memory serves the next pack.
+        drop(pack.parts);
         self.keep_table(pack.id, pack.table);
         Ok(())
     }

@@ -14,7 +14,7 @@ use repository::description::Description;
 use repository::file_list::FileListWriter;
 use repository::keys::{Slot, SlotKey, SlotKind};
 use repository::manifest::{Manifest, PackRef};
-use repository::pack::PackWriter;
+use repository::pack::{PackMemory, PackWriter};
 use repository::secrets::Keyring;
 use repository::{ClusterName, Repository, Secret};
 use sha2::Digest as _;
@@ -180,7 +180,7 @@ async fn write_testdata() {
 
 async fn write_backup(repository: &Repository) {
     let writer = repository.access().writer().clone();
-    let (mut codec, mut pack) = (Codec::new(19), PackWriter::new(&writer));
+    let (mut codec, mut pack) = (Codec::new(19), PackWriter::new(&writer, &PackMemory::unbounded()));
     let mut list = FileListWriter::new(&writer, repository.local(), 19, &[]);
     let sizes = [
         ("PG_VERSION", 3),
@@ -215,8 +215,7 @@ async fn write_backup(repository: &Repository) {
     let list = list.finish().unwrap();
     let mut packs = vec![pack.finish()];
     packs.extend(list.packs);
-    let reference =
-        |pack: &repository::pack::SealedPack| PackRef::new(pack.id, pack.bytes.len() as u64, pack.tail_len);
+    let reference = |pack: &repository::pack::SealedPack| PackRef::new(pack.id, pack.len, pack.tail_len);
     let packs_of_manifest = packs.iter().map(reference).collect();
     for pack in packs {
         repository.store_pack(pack).await.unwrap();

@@ -256,11 +256,8 @@ impl<'c> Collector<'c> {
             live.entry(pack.id).or_default();
         }
         let mut manifest = self.partial.clone();
-        let own: HashMap<PackId, PackRef> = list
-            .packs
-            .iter()
-            .map(|pack| (pack.id, PackRef::new(pack.id, pack.bytes.len() as u64, pack.tail_len)))
-            .collect();
+        let own: HashMap<PackId, PackRef> =
+            list.packs.iter().map(|pack| (pack.id, PackRef::new(pack.id, pack.len, pack.tail_len))).collect();
         crate::failpoint::reach("backup.partial");
         for pack in list.packs {
             self.handle.block_on(self.context.repository.store_pack(pack))?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use repository::content::EntryKind;
 use repository::manifest::{Manifest, PageFinding, PageRef};
+use repository::pack::PackMemory;
 use server::files::{FileKind, FileSource, FoundFile};
 use tokio::runtime::Handle;
 
@@ -22,6 +23,8 @@ use crate::monitor::{Event, Monitor};
 /// One piece of work has at most so many bytes and spans, so that small files do not cost a hand-over each.
 const WORK_BYTES: u64 = 4 << 20;
 const WORK_SPANS: usize = 64;
+/// Memory for packs, for each worker: one pack being filled, and half of one on its way.
+const PACK_MEMORY: usize = 32 << 20;
 /// Entries that need no reading are handed to the collector in groups.
 const READY_GROUP: usize = 256;
 /// Pieces that may be planned past the one that the file list waits for: what is done out of order stays in memory.
@@ -54,11 +57,12 @@ pub(crate) fn copy_files(
     let (work_in, work_out) = bounded::<Work>(context.workers * 2);
     let (done_in, done_out) = bounded::<(u64, Outcome)>(256);
     let written = AtomicU64::new(0);
+    let memory = PackMemory::bounded(context.workers * PACK_MEMORY);
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..context.workers)
             .map(|_| {
                 let (work, done) = (work_out.clone(), done_in.clone());
-                let worker = Worker::new(context, source, uploader.clone(), handle.clone());
+                let worker = Worker::new(context, source, uploader.clone(), memory.clone(), handle.clone());
                 scope.spawn(move || run_worker(worker, &work, &done, uploader, &context.stop, monitor))
             })
             .collect();

@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 
 use crate::failpoint;
 
-/// Packs on their way at once; with one being filled by each worker this bounds memory.
-const IN_FLIGHT: usize = 2;
+/// Packs on their way at once at most. What bounds memory is [`repository::pack::PackMemory`].
+const IN_FLIGHT: usize = 16;
 
 /// Stores packs in the background.
 #[derive(Clone)]
@@ -55,7 +55,7 @@ impl Uploader {
             .expect("the semaphore is never closed");
         let task = shared.clone();
         shared.handle.spawn(async move {
-            let (id, size) = (pack.id, pack.bytes.len() as u64);
+            let (id, size) = (pack.id, pack.len);
             let reference = PackRef::new(id, size, pack.tail_len);
             failpoint::reach("backup.pack");
             match task.repository.store_pack(pack).await {

@@ -11,7 +11,7 @@ use repository::RepositoryError;
 use repository::chunk::{Codec, MAX_CHUNK, PAGE, short};
 use repository::content::{Entry, Extent, ExtentBuilder, LEAF_SPAN};
 use repository::manifest::PageFinding;
-use repository::pack::PackWriter;
+use repository::pack::{PackMemory, PackWriter};
 use repository::pages::PageAt;
 use server::files::{FileSource, FilesError, FoundFile, OpenFile};
 use tokio::runtime::Handle;
@@ -59,6 +59,7 @@ pub(crate) struct Worker<'c> {
     /// What was read last; as long as a chunk, for it may become one.
     region: Vec<u8>,
     region_digests: Vec<[u8; 32]>,
+    memory: PackMemory,
     pack: Option<PackWriter>,
     /// New pages, up to `chunk_len`, and their digests.
     chunk: Vec<u8>,
@@ -72,6 +73,7 @@ impl<'c> Worker<'c> {
         context: &'c Context,
         source: &'c dyn FileSource,
         uploader: Uploader,
+        memory: PackMemory,
         handle: Handle,
     ) -> Self {
         Self {
@@ -82,6 +84,7 @@ impl<'c> Worker<'c> {
             codec: Codec::new(context.level),
             region: vec![0; MAX_CHUNK],
             region_digests: Vec::with_capacity(MAX_CHUNK / PAGE),
+            memory,
             pack: None,
             chunk: vec![0; MAX_CHUNK],
             chunk_len: 0,
@@ -292,7 +295,7 @@ impl<'c> Worker<'c> {
     /// Where the next new page will be.
     fn next_page(&mut self) -> Extent {
         let writer = self.context.repository.access().writer();
-        let pack = self.pack.get_or_insert_with(|| PackWriter::new(writer));
+        let pack = self.pack.get_or_insert_with(|| PackWriter::new(writer, &self.memory));
         Extent { pack: pack.id(), chunk: pack.len(), offset: self.chunk_len as u32, length: PAGE as u64 }
     }
 

@@ -10,17 +10,18 @@ fn a_pack_opens_from_its_end_and_gives_back_its_chunks() {
     let keyring = Keyring::generate(RepositoryId::random());
     let access = Access::Full(keyring.clone());
     let (mut codec, digester) = (Codec::new(1), Digester::new(&keyring.writer));
-    let mut writer = PackWriter::new(&keyring.writer);
+    let mut writer = PackWriter::new(&keyring.writer, &PackMemory::unbounded());
     let first: Vec<u8> = (0..3 * PAGE).map(|at| (at / 7) as u8).collect();
     writer.add_pages(&mut codec, &digester, &first, &pages(&digester, &first)).unwrap();
     writer.add_map(&mut codec, &digester, b"map").unwrap();
     let pack = writer.finish();
-    let size = pack.bytes.len() as u64;
-    let short_tail = &pack.bytes[pack.bytes.len() - FOOTER_LEN..];
+    let bytes = pack.parts.concat();
+    let size = pack.len;
+    let short_tail = &bytes[bytes.len() - FOOTER_LEN..];
     assert!(
         matches!(OpenPack::from_tail(&access, pack.id, size, short_tail).unwrap(), Tail::Need(need) if need == u64::from(pack.tail_len))
     );
-    let Tail::Open(open) = OpenPack::from_tail(&access, pack.id, size, &pack.bytes).unwrap() else {
+    let Tail::Open(open) = OpenPack::from_tail(&access, pack.id, size, &bytes).unwrap() else {
         panic!("whole")
     };
     assert_eq!(open.table, pack.table);
@@ -29,12 +30,12 @@ fn a_pack_opens_from_its_end_and_gives_back_its_chunks() {
     for (number, expected) in [(0, &first[..]), (1, b"map")] {
         let info = &open.table.chunks[number as usize];
         let mut plain = vec![0; info.plain_len as usize];
-        let mut sealed = pack.bytes[info.offset as usize..][..info.stored_len as usize].to_vec();
+        let mut sealed = bytes[info.offset as usize..][..info.stored_len as usize].to_vec();
         open.chunk(number, &mut sealed, &mut codec, Some(&digester), &mut plain).unwrap();
         assert_eq!(plain, expected);
     }
-    assert!(OpenPack::from_tail(&access, PackId::random(), size, &pack.bytes).is_err());
-    assert!(OpenPack::from_tail(&access, pack.id, size + 1, &pack.bytes).is_err());
+    assert!(OpenPack::from_tail(&access, PackId::random(), size, &bytes).is_err());
+    assert!(OpenPack::from_tail(&access, pack.id, size + 1, &bytes).is_err());
 }
 
 proptest::proptest! {
