@@ -5,7 +5,9 @@
 
 use crate::{Entry, ObjectName, Storage, StorageError};
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
+use std::ops::Range;
 
 /// Checks the whole contract.
 pub async fn check(storage: &dyn Storage) {
@@ -42,6 +44,7 @@ impl Suite<'_> {
         let name = self.name("absent/object");
         assert_not_found("size", self.storage.size(&name).await);
         assert_not_found("read", self.storage.read(&name, 0..1).await);
+        assert_not_found("read_stream", self.streamed(&name, 0..1).await);
         assert_not_found("read of nothing", self.storage.read(&name, 0..0).await);
         assert_not_found("read_tail", self.storage.read_tail(&name, 8).await);
         assert_not_found("read_tail of nothing", self.storage.read_tail(&name, 0).await);
@@ -51,6 +54,11 @@ impl Suite<'_> {
         assert_eq!(self.storage.list(&prefix).await.expect("list nothing"), []);
         let children = self.storage.list_children(&prefix).await.expect("list nothing");
         assert_eq!(children, Default::default(), "children of nothing");
+    }
+
+    async fn streamed(&self, name: &ObjectName, range: Range<u64>) -> Result<Vec<u8>, StorageError> {
+        let pieces: Vec<Bytes> = self.storage.read_stream(name, range).try_collect().await?;
+        Ok(pieces.concat())
     }
 
     async fn written_is_read(&self) {
@@ -65,12 +73,18 @@ impl Suite<'_> {
             let limit = whole.len() as u64;
             assert_eq!(self.storage.read_all(&name, limit).await.expect("read_all"), whole);
             assert_eq!(self.storage.read(&name, 0..limit).await.expect("read"), whole);
+            assert_eq!(self.streamed(&name, 0..limit).await.expect("read_stream"), whole);
         }
         let large: Bytes = (0..3_000_000_u32).flat_map(|number| number.to_le_bytes()).collect();
         let name = self.create("written/large", &large).await;
         assert!(
             self.storage.read_all(&name, u64::MAX).await.expect("read_all") == large,
             "large object differs"
+        );
+        let inside = 5..large.len() as u64 - 7;
+        assert!(
+            self.streamed(&name, inside).await.expect("read_stream") == large[5..large.len() - 7],
+            "streamed object differs"
         );
     }
 
@@ -97,6 +111,13 @@ impl Suite<'_> {
             let read = self.storage.read(&name, range.clone()).await;
             let Err(StorageError::Truncated { size, .. }) = read else { panic!("{range:?} gave {read:?}") };
             assert_eq!(size, 100, "{range:?}");
+            if !range.is_empty() {
+                let streamed = self.streamed(&name, range.clone()).await;
+                assert!(
+                    matches!(streamed, Err(StorageError::Truncated { size: 100, .. })),
+                    "{range:?} gave {streamed:?}"
+                );
+            }
         }
         for max in [0, 1, 99, 100, 101, u64::MAX] {
             let tail = self.storage.read_tail(&name, max).await.expect("the end");

@@ -1,9 +1,12 @@
 //! Trying again.
 
+mod stream;
+
 use crate::error::{Action, Call};
 use crate::{Children, Entry, ObjectName, Storage, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
@@ -128,6 +131,14 @@ impl<S: Storage> Storage for Retry<S> {
     async fn read(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StorageError> {
         let length = range.end.saturating_sub(range.start);
         self.trying(Call::Read, name.as_str(), length).run(|| self.inner.read(name, range.clone())).await
+    }
+
+    fn read_stream<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        range: Range<u64>,
+    ) -> BoxStream<'a, Result<Bytes, StorageError>> {
+        self.stream(name, range)
     }
 
     async fn read_tail(&self, name: &ObjectName, max: u64) -> Result<Tail, StorageError> {

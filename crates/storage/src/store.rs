@@ -3,6 +3,8 @@
 use crate::{Children, Entry, ObjectName, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,6 +25,22 @@ pub trait Storage: fmt::Debug + Send + Sync {
     ///
     /// An object that ends earlier is [`StorageError::Truncated`], never a short answer.
     async fn read(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StorageError>;
+
+    /// The bytes `range` piece by piece, in order, for ranges too large for memory. One request, whatever its length; it
+    /// goes on only as far as pieces are taken.
+    ///
+    /// Pieces that came are good even if an error follows. An object that ends earlier is
+    /// [`StorageError::Truncated`]. An empty range has no pieces, and asks nobody.
+    fn read_stream<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        range: Range<u64>,
+    ) -> BoxStream<'a, Result<Bytes, StorageError>> {
+        match range.is_empty() {
+            true => stream::empty().boxed(),
+            false => stream::once(self.read(name, range)).boxed(),
+        }
+    }
 
     /// The last bytes of the object, `max` or all of them if it has fewer, and its whole size.
     async fn read_tail(&self, name: &ObjectName, max: u64) -> Result<Tail, StorageError>;
@@ -54,6 +72,14 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
 
     async fn read(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StorageError> {
         (**self).read(name, range).await
+    }
+
+    fn read_stream<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        range: Range<u64>,
+    ) -> BoxStream<'a, Result<Bytes, StorageError>> {
+        (**self).read_stream(name, range)
     }
 
     async fn read_tail(&self, name: &ObjectName, max: u64) -> Result<Tail, StorageError> {

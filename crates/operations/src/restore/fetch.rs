@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use crossbeam_channel::{Receiver, bounded};
+use futures_util::StreamExt as _;
 use repository::chunk::{Codec, MAX_CHUNK};
 use repository::content::Extent;
 use repository::pack::OpenPack;
@@ -14,8 +16,9 @@ use repository::pages::pieces;
 use repository::{PackId, Repository, RepositoryError};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};
-use storage::{DirectFile, StorageError, aligned_buffer};
+use storage::{DirectFile, ObjectName, Storage, aligned_buffer};
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::error::RestoreError;
@@ -24,12 +27,12 @@ use crate::backup::display_path;
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 
-/// One range request has at most so many bytes; a few of them are on their way for each worker.
-const RUN_BYTES: u64 = 2 << 20;
 /// Bytes that nobody needs are read over rather than making a second request.
-const GAP_BYTES: u64 = 256 << 10;
+const GAP_BYTES: u64 = 512 << 10;
 /// Requests on their way ahead of each worker.
 const AHEAD: usize = 2;
+/// Sealed chunks of each request that wait for their worker.
+const FRAMES_AHEAD: usize = 2;
 /// Files that one worker keeps open.
 const OPEN_FILES: usize = 128;
 /// Threads for each worker asked for: while one waits for the disk another opens and decompresses.
@@ -193,47 +196,40 @@ impl<'f> Worker<'f> {
         }
         wanted.sort_unstable_by_key(|piece| (piece.extent.chunk, piece.file, piece.file_offset));
         let mut runs = plan_runs(&job.pack, &wanted).into_iter();
-        let mut coming: VecDeque<(Run, JoinHandle<Result<Bytes, StorageError>>)> = VecDeque::new();
+        let mut coming: VecDeque<(Run, mpsc::Receiver<Frame>)> = VecDeque::new();
         loop {
             while coming.len() <= AHEAD
                 && let Some(run) = runs.next()
             {
+                let (frames_in, frames) = mpsc::channel(FRAMES_AHEAD);
                 let (storage, name) =
                     (self.fetcher.repository.storage().clone(), repository::layout::pack(job.id));
-                let range = run.start..run.end;
-                coming.push_back((
-                    run,
-                    self.fetcher.handle.spawn(async move { storage.read(&name, range).await }),
-                ));
+                let ranges = run.ranges.clone();
+                self.fetcher.handle.spawn(async move { read_run(&*storage, &name, ranges, frames_in).await });
+                coming.push_back((run, frames));
             }
-            let Some((run, task)) = coming.pop_front() else { return Ok(()) };
-            let bytes = self.fetcher.handle.block_on(task).expect("reading does not panic");
-            let bytes = bytes.map_err(|error| pack_error(job.id, self.files, job.pieces, error.into()))?;
-            self.write_run(job, &run, bytes, &wanted[run.pieces.clone()])?;
+            let Some((run, frames)) = coming.pop_front() else { return Ok(()) };
+            self.write_run(job, frames, &wanted[run.pieces])?;
         }
     }
 
     fn write_run(
         &mut self,
         job: &Job<'_>,
-        run: &Run,
-        bytes: Bytes,
+        mut frames: mpsc::Receiver<Frame>,
         wanted: &[Piece],
     ) -> Result<(), RestoreError> {
-        let mut sealed: Vec<u8> = bytes.into();
         for group in wanted.chunk_by(|a, b| a.extent.chunk == b.extent.chunk) {
             let number = group[0].extent.chunk;
             let info = &job.pack.table.chunks[number as usize];
-            let start = (info.offset - run.start) as usize;
             // A storage that answers with less than it was asked for breaks its contract; that is damage, no crash.
             let short =
                 || RepositoryError::Missing { pack: job.id, what: format!("bytes of chunk {number}") };
-            let frame = sealed
-                .get_mut(start..start + info.stored_len as usize)
-                .ok_or_else(|| pack_error(job.id, self.files, group, short()))?;
+            let frame = frames.blocking_recv().unwrap_or_else(|| Err(short()));
+            let mut frame = frame.map_err(|error| pack_error(job.id, self.files, group, error))?;
             let plain = &mut self.plain[self.padding..][..info.plain_len as usize];
             job.pack
-                .chunk(number, frame, &mut self.codec, None, plain)
+                .chunk(number, &mut frame, &mut self.codec, None, plain)
                 .map_err(|error| pack_error(job.id, self.files, group, error.into()))?;
             for piece in group {
                 self.write(piece)?;
@@ -288,25 +284,64 @@ fn open_target(tree: &Tree, target: &FileTarget) -> io::Result<DirectFile> {
     DirectFile::new(file)
 }
 
+/// A sealed chunk, or why it could not be read.
+type Frame = Result<Vec<u8>, RepositoryError>;
+
 /// One range request, and the pieces that it serves.
 struct Run {
-    start: u64,
-    end: u64,
-    pieces: std::ops::Range<usize>,
+    /// Where its chunks are in the pack, in order, with gaps that are read over.
+    ranges: Vec<Range<u64>>,
+    pieces: Range<usize>,
 }
 
 fn plan_runs(pack: &OpenPack, wanted: &[Piece]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for (at, piece) in wanted.iter().enumerate() {
-        let info = &pack.table.chunks[piece.extent.chunk as usize];
-        let end = info.offset + u64::from(info.stored_len);
+    let mut number = 0;
+    for group in wanted.chunk_by(|a, b| a.extent.chunk == b.extent.chunk) {
+        let info = &pack.table.chunks[group[0].extent.chunk as usize];
+        let range = info.offset..info.offset + u64::from(info.stored_len);
+        let pieces = number..number + group.len();
+        number = pieces.end;
         match runs.last_mut() {
-            Some(run) if info.offset <= run.end + GAP_BYTES && end - run.start <= RUN_BYTES => {
-                run.end = run.end.max(end);
-                run.pieces.end = at + 1;
+            Some(run) if run.ranges.last().is_some_and(|last| range.start <= last.end + GAP_BYTES) => {
+                run.ranges.push(range);
+                run.pieces.end = pieces.end;
             }
-            _ => runs.push(Run { start: info.offset, end, pieces: at..at + 1 }),
+            _ => runs.push(Run { ranges: vec![range], pieces }),
         }
     }
     runs
+}
+
+/// Reads all the chunks of a run with one request, as fast as they are taken. Ends early when nobody takes them any more.
+async fn read_run(
+    storage: &dyn Storage,
+    name: &ObjectName,
+    ranges: Vec<Range<u64>>,
+    frames: mpsc::Sender<Frame>,
+) {
+    let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return };
+    let mut at = first.start;
+    let mut pieces = storage.read_stream(name, first.start..last.end);
+    let mut piece = Bytes::new();
+    for range in ranges {
+        let mut frame = Vec::with_capacity((range.end - range.start) as usize);
+        while at < range.end {
+            if piece.is_empty() {
+                piece = match pieces.next().await {
+                    Some(Ok(piece)) => piece,
+                    Some(Err(error)) => return drop(frames.send(Err(error.into())).await),
+                    None => return,
+                };
+            }
+            let gap = range.start.saturating_sub(at).min(piece.len() as u64);
+            let rest = (range.end - at - gap).min(piece.len() as u64 - gap);
+            piece.advance(gap as usize);
+            frame.extend_from_slice(&piece.split_to(rest as usize));
+            at += gap + rest;
+        }
+        if frames.send(Ok(frame)).await.is_err() {
+            return;
+        }
+    }
 }

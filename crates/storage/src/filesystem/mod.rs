@@ -14,6 +14,8 @@ use crate::name::checked_prefix;
 use crate::{Children, Entry, ObjectName, Storage, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::{BoxStream, try_unfold};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -24,6 +26,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 pub(crate) use write::make_directories;
+
+/// Bytes that a stream reads at once.
+const STREAM_PIECE: u64 = 1 << 20;
 
 /// Objects as files below one directory.
 ///
@@ -84,6 +89,21 @@ impl Storage for Filesystem {
             inner.read_range(Call::Read, &name, file, range)
         })
         .await
+    }
+
+    fn read_stream<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        range: Range<u64>,
+    ) -> BoxStream<'a, Result<Bytes, StorageError>> {
+        try_unfold(range, move |rest| async move {
+            if rest.is_empty() {
+                return Ok(None);
+            }
+            let end = rest.end.min(rest.start + STREAM_PIECE);
+            Ok(Some((self.read(name, rest.start..end).await?, end..rest.end)))
+        })
+        .boxed()
     }
 
     async fn read_tail(&self, name: &ObjectName, max: u64) -> Result<Tail, StorageError> {

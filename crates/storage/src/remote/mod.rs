@@ -16,7 +16,8 @@ use crate::open::OpenError;
 use crate::{Children, Entry, Location, ObjectName, Settings, Storage, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResult, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use provider::{Client, Kind, Provider};
@@ -118,6 +119,25 @@ impl Remote {
         })
     }
 
+    /// The body of a range that is there as a whole.
+    async fn open_stream<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        range: Range<u64>,
+    ) -> Result<BoxStream<'a, Result<Bytes, StorageError>>, StorageError> {
+        let action = Action::new(Call::Read, name.as_str());
+        let size = match self.request(&action, name, GetRange::Bounded(range.clone())).await {
+            Ok(result) if result.range == range => {
+                let meaning = move |error: Uncollected| error.meaning(action.clone(), name);
+                return Ok(body(result, range.end - range.start).map_err(meaning).boxed());
+            }
+            Ok(result) => result.meta.size,
+            Err(Unfetched::Failed(error)) => return Err(error),
+            Err(Unfetched::Empty | Unfetched::Beyond) => self.read_size(Call::Read, name).await?,
+        };
+        Err(StorageError::Truncated { name: name.clone(), range, size })
+    }
+
     async fn read_size(&self, call: Call, name: &ObjectName) -> Result<u64, StorageError> {
         match self.fetch(call, name, GetRange::Bounded(0..1)).await {
             Ok(fetched) => Ok(fetched.size),
@@ -164,6 +184,17 @@ impl Storage for Remote {
         match range.start == range.end && range.end <= size {
             true => Ok(Bytes::new()),
             false => Err(StorageError::Truncated { name: name.clone(), range, size }),
+        }
+    }
+
+    fn read_stream<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        range: Range<u64>,
+    ) -> BoxStream<'a, Result<Bytes, StorageError>> {
+        match range.is_empty() {
+            true => stream::empty().boxed(),
+            false => stream::once(self.open_stream(name, range)).try_flatten().boxed(),
         }
     }
 
@@ -254,18 +285,22 @@ impl Uncollected {
 /// Exactly `length` bytes of the body.
 async fn collect(result: GetResult, length: u64) -> Result<Fetched, Uncollected> {
     let size = result.meta.size;
-    let mut stream = result.into_stream();
     let mut bytes = BytesMut::with_capacity(length.min(PROMISE_BYTES_MAX) as usize);
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(Uncollected::Broken)?;
-        let came = (bytes.len() + chunk.len()) as u64;
-        if came > length {
+    let mut pieces = std::pin::pin!(body(result, length));
+    while let Some(piece) = pieces.try_next().await? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(Fetched { size, bytes: bytes.freeze() })
+}
+
+/// The body as it comes, which fails unless it has exactly `length` bytes.
+fn body(result: GetResult, length: u64) -> impl Stream<Item = Result<Bytes, Uncollected>> {
+    stream::try_unfold((result.into_stream(), 0), move |(mut pieces, came)| async move {
+        let piece = pieces.try_next().await.map_err(Uncollected::Broken)?;
+        let came = came + piece.as_ref().map_or(0, Bytes::len) as u64;
+        if came > length || (piece.is_none() && came < length) {
             return Err(Uncollected::Length { expected: length, came });
         }
-        bytes.extend_from_slice(&chunk);
-    }
-    match bytes.len() as u64 == length {
-        true => Ok(Fetched { size, bytes: bytes.freeze() }),
-        false => Err(Uncollected::Length { expected: length, came: bytes.len() as u64 }),
-    }
+        Ok(piece.map(|piece| (piece, (pieces, came))))
+    })
 }
