@@ -35,7 +35,7 @@ do $$ begin
     for i in {first} .. {last} loop
         execute format('create table many_%s (id int primary key, made timestamptz default now(), note text)', i);
         execute format('insert into many_%s (id, note) select n, md5((n * %s)::text) || repeat(''note '', 8) || n '
-            'from generate_series(1, 100) n', i, i);
+            'from generate_series(1, 60) n', i, i);
     end loop;
 end $$;
 """

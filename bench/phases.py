@@ -57,6 +57,7 @@ class Round:
         figures["repository_bytes"] = measure.folder_bytes(tool.repository) - before
         if server and tool.store == "s3":
             figures["requests"] = server.counts()
+            figures["stored_bytes"] = figures["repository_bytes"] or before
         figures.pop("output")
         self.record(contender.label, phase, figures)
 

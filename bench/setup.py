@@ -17,7 +17,7 @@ class Setup:
         self.folder = folder
         self.user = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
         self.processes, self.cold = arguments.processes, arguments.cold
-        self.programs = {"pgkeep": arguments.pgkeep, "limit": arguments.limit}
+        self.programs = {name: getattr(arguments, f"{name}_program") for name in ("pgkeep", "limit", "delay")}
         self.environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": folder, "LANG": "C.UTF-8"}
         self.server = None  # the S3 server, when a contender wants it
         self.give(folder)

@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
@@ -17,6 +18,8 @@ const PAGE: usize = 8192;
 const TAG: usize = 16;
 /// Sealed chunks are gathered to about this before they are written, as a pack is.
 const GATHER: usize = 8 << 20;
+/// So many bytes are worth a call to the disk.
+const STEP: u64 = 64 << 20;
 /// The keys of a benchmark protect nothing.
 const KEY: [u8; 32] = [7; 32];
 
@@ -28,12 +31,15 @@ pub fn full(from: &Path, to: &Path, threads: usize, level: i32) -> Outcome<(u64,
     let path = to.join("chunks");
     let out = at(&path, File::create(&path))?;
     let (next, end) = (AtomicUsize::new(0), AtomicU64::new(0));
-    let mut stored = in_threads(threads, || {
-        let mut store = Store::new(from, &entries, &out, &end, level)?;
-        while let Some((number, pieces)) = take(&next, &chunks) {
-            store.chunk(number as u32, pieces)?;
-        }
-        store.finish()
+    let begin = || at(&path, out.sync_data());
+    let mut stored = while_writing(&end, begin, || {
+        in_threads(threads, || {
+            let mut store = Store::new(from, &entries, &out, &end, level)?;
+            while let Some((number, pieces)) = take(&next, &chunks) {
+                store.chunk(number as u32, pieces)?;
+            }
+            store.finish()
+        })
     })?;
     stored.sort_unstable_by_key(|chunk| chunk.position);
     let index = index::encode(&entries, &stored);
@@ -66,16 +72,20 @@ pub fn restore(from: &Path, to: &Path, threads: usize) -> Outcome<(u64, u64)> {
             Some(_) => {}
         }
     }
-    let next = AtomicUsize::new(0);
-    in_threads(threads, || {
-        let mut fetch = Fetch::new(&file, to, &entries)?;
-        while let Some((_, chunk)) = take(&next, &chunks) {
-            fetch.chunk(chunk).map_err(|error| format!("chunk {}: {error}", chunk.number))?;
-        }
-        Ok(Vec::<()>::new())
-    })?;
+    let (next, written) = (AtomicUsize::new(0), AtomicU64::new(0));
     let folder = at(to, File::open(to))?;
-    at(to, rustix::fs::syncfs(&folder).map_err(io::Error::from))?;
+    let sync = || at(to, rustix::fs::syncfs(&folder).map_err(io::Error::from));
+    while_writing(&written, sync, || {
+        in_threads(threads, || {
+            let mut fetch = Fetch::new(&file, to, &entries)?;
+            while let Some((_, chunk)) = take(&next, &chunks) {
+                let bytes = fetch.chunk(chunk).map_err(|error| format!("chunk {}: {error}", chunk.number))?;
+                written.fetch_add(bytes, Ordering::Relaxed);
+            }
+            Ok(Vec::<()>::new())
+        })
+    })?;
+    sync()?;
     Ok((size, entries.iter().filter_map(|entry| entry.size).sum()))
 }
 
@@ -88,6 +98,35 @@ fn in_threads<T: Send>(threads: usize, work: impl Fn() -> Outcome<Vec<T>> + Sync
             all.extend(one.join().map_err(|_| "a thread panicked")??);
         }
         Ok(all)
+    })
+}
+
+/// Has the disk begin while the threads work: left alone, the kernel would wait until gigabytes are written.
+fn while_writing<T>(
+    written: &AtomicU64,
+    begin: impl Fn() -> Outcome<()> + Sync,
+    work: impl FnOnce() -> Outcome<T>,
+) -> Outcome<T> {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let disk = scope.spawn(|| -> Outcome<()> {
+            let mut begun = 0;
+            while !done.load(Ordering::Acquire) {
+                let now = written.load(Ordering::Relaxed);
+                if now >= begun + STEP {
+                    begin()?;
+                    begun = now;
+                } else {
+                    thread::park_timeout(Duration::from_millis(20));
+                }
+            }
+            Ok(())
+        });
+        let result = work();
+        done.store(true, Ordering::Release);
+        disk.thread().unpark();
+        disk.join().map_err(|_| "a thread panicked")??;
+        result
     })
 }
 
@@ -249,7 +288,7 @@ impl<'a> Fetch<'a> {
         })
     }
 
-    fn chunk(&mut self, chunk: &Stored) -> Outcome<()> {
+    fn chunk(&mut self, chunk: &Stored) -> Outcome<u64> {
         let sealed = self.sealed.get_mut(..chunk.length as usize).ok_or("its length")?;
         self.file.read_exact_at(sealed, chunk.position).map_err(|error| format!("read: {error}"))?;
         let packed = self.cipher.open_in_place(nonce(chunk.number), Aad::empty(), sealed);
@@ -269,6 +308,6 @@ impl<'a> Fetch<'a> {
             let file = self.last.open(piece.file, open)?;
             at(&path, file.write_all_at(content, piece.offset))?;
         }
-        Ok(())
+        Ok(self.plain.len() as u64)
     }
 }
