@@ -15,7 +15,7 @@ create function pg_temp.sentence(seed bigint, length int) returns text language 
     select string_agg(('{words}'::text[])[1 + (hashint8(seed * 1000 + i) & 1048575) % 200], ' ')
     from generate_series(1, length) i $$;
 """.replace("{words}", "{" + ",".join(WORDS) + "}")
-TABLE = "create table {table} (id bigint not null, made timestamptz not null, body jsonb not null, note text not null);"
+TABLE = "create table {table} (id bigint not null, made timestamptz not null, body jsonb not null, note text not null) {options};"
 DOCUMENTS = SENTENCE + """
 insert into {table}
     select id, timestamptz '2026-01-01' + id * interval '7 seconds',
@@ -44,6 +44,7 @@ end $$;
 class Main:
     name = "main"
     settings = ""
+    accounts, documents = "-F 100", ""
 
     def __init__(self, scale):
         self.scale = scale
@@ -54,12 +55,12 @@ class Main:
         return {"data": self.name, "scale": self.scale}
 
     def fill(self, cluster):
-        cluster.command("pgbench", *cluster.address(), "-i", "-q", "-s", str(self.scale), "postgres")
-        cluster.sql(TABLE.format(table="documents"))
+        cluster.command("pgbench", *cluster.address(), "-i", "-q", *self.accounts.split(), "-s", str(self.scale), "postgres")
+        cluster.sql(TABLE.format(table="documents", options=self.documents))
         rows, step = self.scale * 2500, 100_000
         parts = [(first, min(first + step - 1, rows)) for first in range(1, rows + 1, step)]
         two_at_once(cluster, [documents("documents", first, last) for first, last in parts])
-        cluster.sql("alter table documents add primary key (id)", "create index on documents (made)")
+        cluster.sql("alter table documents add primary key (id)")
         cluster.sql("vacuum freeze analyze", "checkpoint")
 
 
@@ -71,6 +72,22 @@ class Large(Main):
     def __init__(self, scale):
         super().__init__(scale)
         self.bytes_needed = scale * 17_500_000 * 2 + scale * 4 * MB
+
+
+class Spread(Main):
+    """For the slope: tables with room on each page, so that a row can change where it is."""
+
+    name = "spread"
+    accounts, documents = "-F 80", "with (fillfactor = 70)"
+
+    @staticmethod
+    def change(cluster, percent):
+        """Changes one row on so many per cent of the pages of each table, evenly spread."""
+        if percent:
+            page = "(ctid::text::point)[0]::bigint"
+            for table, column in (("pgbench_accounts", "abalance = abalance + 1"), ("documents", "made = made + interval '1 s'")):
+                first_rows = f"select min(ctid) from {table} group by {page} having {page} % 100 < {percent}"
+                cluster.sql(f"update {table} set {column} where ctid = any(array({first_rows}))")
 
 
 class Many:
@@ -91,7 +108,7 @@ class Many:
         cluster.command("pgbench", *cluster.address(), "-i", "-q", "-s", "1", "postgres")
         firsts = range(1, self.tables + 1, self.step)
         two_at_once(cluster, [MANY.format(first=first, last=min(first + self.step - 1, self.tables)) for first in firsts])
-        cluster.sql(TABLE.format(table="documents"), "checkpoint")
+        cluster.sql(TABLE.format(table="documents", options=""), "checkpoint")
 
 
 DATA_SETS = {"main": (Main, 200), "many": (Many, 200), "large": (Large, 1500)}  # with the usual scale
@@ -107,7 +124,7 @@ def append(cluster, megabytes, seed):
     table = "appended"
     rows = megabytes * MB // BYTES_PER_ROW
     first = 1_000_000_000 + seed * 10_000_000
-    cluster.sql(TABLE.format(table=table).replace("create table", "create table if not exists"))
+    cluster.sql(TABLE.format(table=table, options="").replace("create table", "create table if not exists"))
     middle = first + rows // 2
     two_at_once(cluster, [documents(table, first, middle), documents(table, middle + 1, first + rows)])
 

@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 
 import measure
 import wal_phases
@@ -20,7 +19,7 @@ class Round:
         self.record = record  # called with (contender's label, phase, figures)
 
     def run(self):
-        cluster = self.setup.cluster
+        setup, cluster = self.setup, self.setup.cluster
         cluster.settle()
         for contender in self.contenders:
             contender.tool.prepare()
@@ -41,8 +40,8 @@ class Round:
                 self.measured(contender, phase, getattr(contender.tool, phase)())
         wal_phases.run(self)
         for contender in self.contenders:
-            shutil.rmtree(contender.tool.folder, ignore_errors=True)
-            shutil.rmtree(contender.tool.repository, ignore_errors=True)
+            setup.discard(contender.tool.folder)
+            setup.discard(contender.tool.repository)
 
     def taking(self, phase):
         return [contender for contender in self.contenders if phase in contender.phases]
@@ -83,7 +82,7 @@ class Round:
             self.measured(contender, "delta-changed", tool.restore(into, delta=True))
         if self.number == 1 and tool.compares:
             self.compare(contender, folder)
-        shutil.rmtree(folder)
+        setup.discard(folder)
 
     def compare(self, contender, folder):
         copy = Cluster(BIN, folder, self.setup.user, self.setup.cluster.port + 1)

@@ -55,11 +55,23 @@ def requests(samples, contenders):
                 continue
             counts = {kind: median([s["requests"].get(kind, 0) for s in found]) for kind in KINDS}
             line = f"{title:<30} {label:<16} " + " ".join(f"{kind} {count:g}" for kind, count in counts.items())
-            stored = median([s["stored_bytes"] for s in found if s.get("stored_bytes")])
-            if stored and phase in ("full", "restore"):
-                line += "; for each TiB stored " + ", ".join(f"{kind} {counts[kind] * TIB / stored:,.0f}" for kind in ("PUT", "GET"))
+            rates = {kind: requests_per_tib(samples, label, phase, kind) for kind in ("PUT", "GET")}
+            if all(rates.values()):
+                line += "; for each TiB stored " + ", ".join(f"{kind} {median(found):,.0f}" for kind, found in rates.items())
             lines.append(line)
     return ["", "requests"] + lines if lines else []
+
+
+def requests_per_tib(samples, label, phase, kind):
+    """In each round, what a full backup or a restore of a TiB stored would ask for. What an incremental with nothing changed
+    asks for is taken off a full backup: it does not grow with the bytes."""
+    rates = []
+    for s in samples:
+        if s["contender"] == label and s["phase"] == phase and phase in ("full", "restore") and s.get("requests"):
+            same = [o for o in samples if o["contender"] == label and o["round"] == s["round"] and o["phase"] == "unchanged"]
+            fixed = same[0]["requests"].get(kind, 0) if same and phase == "full" else 0
+            rates.append(max(s["requests"].get(kind, 0) - fixed, 0) * TIB / s["stored_bytes"])
+    return rates
 
 
 def values(samples, phase, label, name):

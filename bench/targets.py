@@ -58,7 +58,8 @@ def judged(value, target, at_least=False, unit="x"):
     if target is None:
         return f"{value:.2f}{unit}"
     met = value >= target if at_least else value <= target
-    return f"{value:.2f}{unit} {'>=' if at_least else '<='} {target:g}: {'met' if met else 'NOT MET'}"
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+    return f"{shown}{unit} {'>=' if at_least else '<='} {target:,g}: {'met' if met else 'NOT MET'}"
 
 
 def memory(results):
@@ -84,11 +85,7 @@ def s3(results):
             if ratio is not None:
                 lines.append(f"S3 against the folder, {phase}: {judged(ratio, S3_RATIO)}")
             kind, target = ("PUT", PUTS_PER_TIB) if phase == "full" else ("GET", GETS_PER_TIB)
-            rates = [
-                s["requests"].get(kind, 0) * report.TIB / s["stored_bytes"]
-                for s in samples
-                if s["contender"] == "pgkeep@s3" and s["phase"] == phase and s.get("requests") and s.get("stored_bytes")
-            ]
+            rates = report.requests_per_tib(samples, "pgkeep@s3", phase, kind)
             if rates:
                 lines.append(f"S3, {phase}, {kind} for each TiB stored: {judged(round(report.median(rates)), target, unit='')}")
     return lines

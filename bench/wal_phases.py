@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import time
 
 from cluster import Cluster
@@ -32,7 +31,7 @@ def run(round_):
     for phase in ("replay", "replay-one"):
         for contender in round_.taking(phase):
             replay(round_, contender, base, phase, count)
-    shutil.rmtree(base)
+    setup.discard(base)
 
 
 def first_segment(data):
@@ -102,7 +101,7 @@ def replay(round_, contender, base, phase, count):
         time.sleep(0.1)
     copy.stop()
     times = restored_times(copy.log)
-    shutil.rmtree(folder)
+    setup.discard(folder)
     if len(times) < count:
         raise Failed(f"{contender.label}: {len(times)} segments were replayed, not {count}")
     wall = times[-1] - times[0]
