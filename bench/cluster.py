@@ -61,6 +61,10 @@ class Cluster:
     def running(self):
         return os.path.exists(os.path.join(self.data, "postmaster.pid"))
 
+    def archiver(self):
+        """The process that runs `archive_command`."""
+        return int(self.sql("select pid from pg_stat_activity where backend_type = 'archiver'"))
+
     def address(self):
         return ["-h", self.folder, "-p", str(self.port), "-U", "postgres"]
 

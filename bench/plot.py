@@ -5,6 +5,7 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 68, 20, 64, 52
+LIMIT = " (limit)"  # such a line is dashed, in the colour of the one that it limits
 COLOURS = ["#0b6e99", "#d9480f", "#2b8a3e", "#862e9c", "#5c5f66"]
 STYLE = (
     "text{font:12px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#343a40}"
@@ -14,8 +15,8 @@ STYLE = (
 
 
 def chart(title, x_title, y_title, series, note="", x_ticks=None):
-    """`series` is a list of (name, [(x, y), …]); a name that ends in `(limit)` is dashed. Both axes begin at zero."""
-    x_top = nice_top(max(x for _, points in series for x, _ in points))
+    """`series` is a list of (name, [(x, y), …]); both axes begin at zero."""
+    x_top = max(x_ticks) if x_ticks else nice_top(max(x for _, points in series for x, _ in points))
     y_top = nice_top(max(y for _, points in series for _, y in points))
     across = lambda x: LEFT + x / x_top * (WIDTH - LEFT - RIGHT)  # noqa: E731
     down = lambda y: HEIGHT - BOTTOM - y / y_top * (HEIGHT - TOP - BOTTOM)  # noqa: E731
@@ -28,16 +29,21 @@ def chart(title, x_title, y_title, series, note="", x_ticks=None):
     for y in ticks(y_top):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(y):.1f}" y2="{down(y):.1f}"/>')
         parts.append(text(LEFT - 8, down(y) + 4, number(y), anchor="end"))
+    shown = -math.inf
     for x in x_ticks or ticks(x_top):
         parts.append(f'<line class="axis" x1="{across(x):.1f}" x2="{across(x):.1f}" y1="{down(0):.1f}" y2="{down(0) + 5:.1f}"/>')
-        parts.append(text(across(x), down(0) + 19, number(x), anchor="middle"))
+        if across(x) - shown > 18:
+            parts.append(text(across(x), down(0) + 19, number(x), anchor="middle"))
+            shown = across(x)
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(0):.1f}" y2="{down(0):.1f}"/>')
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, x_title, anchor="middle"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(f'<text transform="translate(18 {middle:.0f}) rotate(-90)" text-anchor="middle">{escape(y_title)}</text>')
     at = LEFT
-    for index, (name, points) in enumerate(series):
-        colour, dash = COLOURS[index % len(COLOURS)], " dash" if name.endswith("(limit)") else ""
+    plain = [name for name, _ in series if not name.endswith(LIMIT)]
+    for name, points in series:
+        colour = COLOURS[plain.index(name.removesuffix(LIMIT)) % len(COLOURS)]
+        dash = " dash" if name.endswith(LIMIT) else ""
         path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in sorted(points))
         parts.append(f'<polyline class="line{dash}" stroke="{colour}" points="{path}"/>')
         parts += [f'<circle cx="{across(x):.1f}" cy="{down(y):.1f}" r="3.5" fill="{colour}"/>' for x, y in points]

@@ -1,7 +1,7 @@
 """From a slope to what 1 TiB and 10 TiB would take, with the assumptions, as a piece of Markdown."""
 
 GIB, TIB, MIB = 1 << 30, 1 << 40, 1 << 20
-WISHES = {"full": "full backup", "unchanged": "incremental, nothing changed", "restore": "restore"}
+WISHES = {"full": "full backup", "nothing changed": "incremental, nothing changed", "restore": "restore"}
 
 
 def fragment(result, lines):
@@ -18,7 +18,7 @@ def fragment(result, lines):
         largest, wall = by_size[phase][-1]
         held = f"{memory[phase][0][1]:.0f} and {memory[phase][-1][1]:.0f} MiB"
         measured = f"| {title} | {wall:.2f} s at {largest:.1f} GiB "
-        if phase == "unchanged":
+        if phase == "nothing changed":
             files = max(point["files"] for point in points)
             one, ten = (wall * max(files + gigabytes, 1) / files for gigabytes in (1024, 10240))
             text.append(f"{measured}| - | {wall / files * 1000:.2f} ms each file | - | {span(one)} | {span(ten)} | {held} |")

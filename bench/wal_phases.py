@@ -5,7 +5,7 @@ import re
 import time
 
 from cluster import Cluster
-from measure import Failed
+from measure import Failed, Watch, folder_bytes
 from setup import BIN, copy_data
 
 PUSHES = 8
@@ -68,6 +68,8 @@ def drain(round_, contender, segments):
     server = round_.setup.server
     if server:
         server.reset()
+    before = folder_bytes(tool.repository)
+    watch = Watch(tool.processes, cluster.archiver())
     began = time.monotonic()
     cluster.archive_with(tool.archive_command(asynchronous=True), wait_s=0)
     while cluster.statuses(".ready"):
@@ -76,7 +78,8 @@ def drain(round_, contender, segments):
         time.sleep(0.01)
     wall = time.monotonic() - began
     cluster.archive_with("")
-    figures = {"wall_s": wall, "segments_per_s": len(segments) / wall}
+    figures = {"wall_s": wall, "segments_per_s": len(segments) / wall, **watch.figures()}
+    figures["repository_bytes"] = folder_bytes(tool.repository) - before
     if server and tool.store == "s3":
         figures["requests"] = server.counts()
     round_.record(contender.label, "drain", figures)
@@ -93,19 +96,21 @@ def replay(round_, contender, base, phase, count):
     setup.write(os.path.join(copy.data, "postgresql.auto.conf"), f"restore_command = '{quoted}'\n")
     setup.write(os.path.join(copy.data, "recovery.signal"), "")
     os.sync()
+    watch = Watch(tool.processes)
     copy.start(f"-p {copy.port} -k {folder} -c archive_mode=off -c fsync=on")
     end = time.monotonic() + DEADLINE_S
     while copy.sql("select pg_is_in_recovery()") == "t":
         if time.monotonic() > end:
             raise Failed(f"{contender.label}: recovery did not end in {DEADLINE_S} s")
         time.sleep(0.1)
+    figures = watch.figures()
     copy.stop()
     times = restored_times(copy.log)
     setup.discard(folder)
     if len(times) < count:
         raise Failed(f"{contender.label}: {len(times)} segments were replayed, not {count}")
     wall = times[-1] - times[0]
-    round_.record(contender.label, phase, {"wall_s": wall, "segments_per_s": (len(times) - 1) / wall})
+    round_.record(contender.label, phase, {"wall_s": wall, "segments_per_s": (len(times) - 1) / wall, **figures})
 
 
 def restored_times(log):

@@ -16,6 +16,7 @@ class Adapter:
     phases = ()
     stores = ("folder",)
     compares = False  # whether a server can be started on what it restores
+    processes = ()  # names of its processes, as the kernel shows them
     environment = {}  # variables that its commands need
 
     def __init__(self, setup, label, level, store):

@@ -7,6 +7,7 @@ from tools.adapter import Adapter
 
 class Cp(Adapter):
     name = "cp"
+    processes = ("cp", "sync", "sh")
     phases = ("push", "drain", "replay")
 
     def prepare(self):

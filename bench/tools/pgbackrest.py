@@ -9,6 +9,7 @@ from tools.adapter import BACKUPS, DELTAS, WAL, Adapter
 class PgBackRest(Adapter):
     name = "pgbackrest"
     level = 3
+    processes = ("pgbackrest",)
     phases = (*BACKUPS, "restore", *DELTAS, *WAL, "replay-one", "check", "verify")
     stores = ("folder", "s3")
     compares = True

@@ -8,6 +8,7 @@ from tools.adapter import BACKUPS, DELTAS, WAL, Adapter
 class PgKeep(Adapter):
     name = "pgkeep"
     level = 1
+    processes = ("pgkeep-program",)
     phases = (*BACKUPS, "restore", *DELTAS, *WAL)
     stores = ("folder", "s3")
     compares = True
