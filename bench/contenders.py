@@ -11,7 +11,11 @@ from tools.pgkeep import PgKeep
 from tools.restic import Restic
 
 TOOLS = {tool.name: tool for tool in (PgKeep, PgBackRest, PgBaseBackup, Restic, Limit, Cp)}
-USUAL = ["pgkeep", "pgkeep:3", "pgbackrest", "limit", "limit:3", "cp"]
+USUAL = {
+    "main": ["pgkeep", "pgkeep:3", "pgbackrest", "limit", "limit:3", "cp"],
+    "many": ["pgkeep", "pgbackrest", "limit"],
+    "large": ["pgkeep", "limit"],
+}
 # Phase, as it is asked for and as it is printed.
 PHASES = {
     "full": "full",

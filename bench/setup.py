@@ -118,7 +118,7 @@ def take_cluster(setup, kept, data_set):
             raise SystemExit(f"{kept} holds {found}, not {data_set.describe()}")
         need_space(setup.folder, data_set.bytes_needed, str(found))
         copy_data(os.path.join(kept, "data"), cluster.data)
-        cluster.configure()
+        cluster.configure(data_set.settings)
         cluster.start()
         return
     need_space(setup.folder, data_set.bytes_needed * (2 if kept else 1), str(data_set.describe()))
