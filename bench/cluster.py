@@ -1,4 +1,4 @@
-"""The PostgreSQL cluster that is backed up: made once in a temporary folder, run as an unprivileged user."""
+"""The PostgreSQL cluster that is backed up: in a temporary folder, run as an unprivileged user."""
 
 import glob
 import os
@@ -7,26 +7,20 @@ import time
 
 from measure import as_user
 
-# A vocabulary of 200 made-up words, the same every time.
-WORDS = [a + b + c for a in ("ser", "mol", "tan", "vi", "ka") for b in ("do", "ri", "ne", "lu") for c in ("", "n", "st", "va", "mi", "ro", "th", "ck", "les", "ng")]
-
-# Rows that compress as application data does: repeated keys, words from a small vocabulary, digits nobody can guess.
-# About 1 kB each.
-DOCUMENTS = """
-create table documents (id bigint primary key, made timestamptz not null, body jsonb not null, note text not null);
-create function pg_temp.sentence(seed bigint, length int) returns text language sql as $$
-    select string_agg(('{words}'::text[])[1 + (hashint8(seed * 1000 + i) & 1048575) % 200], ' ')
-    from generate_series(1, length) i $$;
-insert into documents
-    select id, timestamptz '2026-01-01' + id * interval '7 seconds',
-        jsonb_build_object('order', id, 'customer', hashint8(id) & 65535, 'email', md5(id::text) || '@example.org',
-            'status', (array['new', 'paid', 'sent', 'back'])[1 + id % 4], 'total', (hashint8(id * 3) & 65535) / 100.0,
-            'token', md5(id::text || 'a') || md5(id::text || 'b') || md5(id::text || 'c'),
-            'lines', jsonb_build_array(pg_temp.sentence(id, 12), pg_temp.sentence(id * 7, 12))),
-        pg_temp.sentence(id * 13, 60)
-    from generate_series(1, {rows}) id;
-create index on documents (made);
-""".replace("{words}", "{" + ",".join(WORDS) + "}")
+# The source's speed is not what is measured. Segments are kept so that each contender can archive the same ones.
+SETTINGS = """
+listen_addresses = ''
+wal_level = replica
+archive_mode = on
+archive_command = 'true'
+max_wal_size = 6GB
+wal_keep_size = 4GB
+checkpoint_timeout = 1h
+shared_buffers = 256MB
+fsync = off
+autovacuum = off
+log_line_prefix = '%n '
+"""
 
 
 class Cluster:
@@ -34,6 +28,7 @@ class Cluster:
         self.bin = bin_folder
         self.folder = folder  # holds data, socket and log
         self.data = os.path.join(folder, "data")
+        self.log = os.path.join(folder, "server.log")
         self.user = user
         self.port = port
 
@@ -50,25 +45,25 @@ class Cluster:
 
     def create(self):
         self.command("initdb", "-D", self.data, "-A", "trust", "-U", "postgres", "--data-checksums", "--locale=C.UTF-8", "-N")
-        with open(os.path.join(self.data, "postgresql.conf"), "a") as conf:
-            conf.write(
-                f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\nport = {self.port}\n"
-                "wal_level = replica\narchive_mode = on\narchive_command = ''\nmax_wal_size = 16GB\ncheckpoint_timeout = 1h\n"
-                "shared_buffers = 256MB\nfsync = off\nautovacuum = off\n"  # the source's speed is not what is measured
-            )
 
-    def fill(self, scale):
-        self.command("pgbench", *self.address(), "-i", "-q", "-s", str(scale), "postgres")
-        self.sql(DOCUMENTS.replace("{rows}", str(scale * 2500)))
-        self.sql("vacuum freeze analyze", "checkpoint")
+    def configure(self, settings=""):
+        """Adds our settings; the last word on a setting counts, so a copy of another cluster may be told again."""
+        with open(os.path.join(self.data, "postgresql.conf"), "a") as conf:
+            conf.write(f"{SETTINGS}unix_socket_directories = '{self.folder}'\nport = {self.port}\n{settings}")
 
     def start(self, options=""):
         # The log is given because the server keeps its standard output, which must not be our pipe.
-        log = os.path.join(self.folder, "server.log")
-        self.command("pg_ctl", "-D", self.data, "-l", log, "-o", options, "-w", "-t", "600", "start")
+        self.command("pg_ctl", "-D", self.data, "-l", self.log, "-o", options, "-w", "-t", "600", "start")
 
     def stop(self):
         self.command("pg_ctl", "-D", self.data, "-m", "fast", "-w", "-t", "600", "stop")
+
+    def running(self):
+        return os.path.exists(os.path.join(self.data, "postmaster.pid"))
+
+    def archiver(self):
+        """The process that runs `archive_command`."""
+        return int(self.sql("select pid from pg_stat_activity where backend_type = 'archiver'"))
 
     def address(self):
         return ["-h", self.folder, "-p", str(self.port), "-U", "postgres"]
@@ -77,35 +72,45 @@ class Cluster:
         commands = [part for statement in statements for part in ("-c", statement)]
         return self.command("psql", *self.address(), "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres", *commands).strip()
 
-    def archive_with(self, command):
+    def archive_with(self, command, wait_s=0.5):
         """Sets `archive_command`; empty lets segments pile up as `.ready`."""
         quoted = command.replace("'", "''")
         self.sql(f"alter system set archive_command = '{quoted}'", "select pg_reload_conf()")
-        time.sleep(0.5)
+        time.sleep(wait_s)  # until the archiver has heard of it
 
     def write_for(self, seconds):
         self.command("pgbench", *self.address(), "-n", "-c", "4", "-j", "1", "-T", str(seconds), "postgres")
 
-    def ready(self):
-        """Paths of the segments that wait for archiving."""
-        names = glob.glob(os.path.join(self.data, "pg_wal/archive_status/*.ready"))
-        return sorted(os.path.join(self.data, "pg_wal", os.path.basename(name)[: -len(".ready")]) for name in names)
+    def settle(self):
+        """Leaves nothing to archive and nothing to write, so that no contender pays for what came before its turn."""
+        self.archive_with("true")
+        self.wait_archived()
+        self.sql("checkpoint")
+        os.sync()
+
+    def statuses(self, suffix):
+        names = glob.glob(os.path.join(self.data, f"pg_wal/archive_status/*{suffix}"))
+        return sorted(os.path.basename(name)[: -len(suffix)] for name in names)
+
+    def set_statuses(self, segments, suffix):
+        """Marks segments as `.ready` or `.done`, whatever they were. Archiving must be off."""
+        for segment in segments:
+            stem = os.path.join(self.data, "pg_wal/archive_status", segment)
+            other = ".done" if suffix == ".ready" else ".ready"
+            if os.path.exists(stem + other):
+                os.rename(stem + other, stem + suffix)
+
+    def segment(self, name):
+        return os.path.join(self.data, "pg_wal", name)
 
     def wait_archived(self, seconds=300):
         """Switches the segment and waits until nothing waits for archiving."""
         self.sql("select pg_switch_wal()")
         end = time.monotonic() + seconds
-        while self.ready():
+        while self.statuses(".ready"):
             if time.monotonic() > end:
-                raise RuntimeError(f"not archived after {seconds} s: {self.ready()[0]}")
+                raise RuntimeError(f"not archived after {seconds} s: {self.statuses('.ready')[0]}")
             time.sleep(0.2)
-
-    def one_full_segment(self):
-        """Writes until exactly one segment full of ordinary records waits, and returns its path. Archiving must be off."""
-        assert not self.ready(), "segments left over from before"
-        while not self.ready():
-            self.command("pgbench", *self.address(), "-n", "-c", "1", "-t", "50", "postgres")
-        return self.ready()[0]
 
     def digest(self):
         """What a restored copy must have in common with this cluster."""
@@ -113,4 +118,5 @@ class Cluster:
             "select count(*), sum(abalance), sum(bid) from pgbench_accounts",
             "select count(*), sum(delta) from pgbench_history",
             "select count(*), sum(hashtext(body::text)::bigint), sum(hashtext(note)::bigint) from documents",
+            "select count(*), sum(relpages) from pg_class",
         )

@@ -48,6 +48,57 @@ def run(command, user=None, env=None, cwd=None):
     }
 
 
+class Watch:
+    """Memory and CPU of processes by their names, for what a server starts and what leaves its process tree.
+
+    CPU is that of the children that `parent` waited for, and of what was seen of those that nobody there waits for. It is
+    sampled: the last moments of a process that went away are missing.
+    """
+
+    def __init__(self, names, parent=None):
+        self.names, self.parent = set(names), parent
+        self.stop, self.peak, self.seen, self.others = threading.Event(), 0, {}, {}
+        self.before = sum(cpu_ticks(parent)[2:]) if parent else 0
+        self.thread = threading.Thread(target=self.sample, daemon=True)
+        self.thread.start()
+
+    def sample(self):
+        while not self.stop.wait(SAMPLE_S):
+            anonymous = 0
+            for pid in os.listdir("/proc"):
+                if not pid.isdigit() or self.others.get(pid, 0) > 20:
+                    continue  # whoever was somebody else for so long will not become one of ours
+                try:
+                    with open(f"/proc/{pid}/comm") as comm:
+                        ours = comm.read().strip() in self.names
+                    ticks = cpu_ticks(pid) if ours else None
+                except OSError:
+                    continue
+                if ours:
+                    anonymous += memory(pid).get("RssAnon", 0)
+                    self.seen[pid] = ticks
+                else:
+                    self.others[pid] = self.others.get(pid, 0) + 1
+            self.peak = max(self.peak, anonymous)
+
+    def figures(self):
+        self.stop.set()
+        self.thread.join()
+        found = {"peak_anonymous_bytes": self.peak}
+        if self.parent:
+            alone = sum(own + user + system for own, ppid, user, system in self.seen.values() if ppid == 1)
+            waited = sum(cpu_ticks(self.parent)[2:]) - self.before
+            found["cpu_s"] = (alone + waited) / os.sysconf("SC_CLK_TCK")
+        return found
+
+
+def cpu_ticks(pid):
+    """(own ticks, parent, ticks of waited-for children in user mode, and in the kernel)"""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12]), int(fields[1]), int(fields[13]), int(fields[14])
+
+
 def as_user(user):
     """The arguments of `Popen` that make the child somebody else's; nothing when we are that user already."""
     if user is None or user.pw_uid == os.geteuid():

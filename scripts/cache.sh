@@ -89,3 +89,17 @@ fetch_azurite() {
     fi
     echo "$folder/node_modules/.bin/azurite-blob"
 }
+
+# fetch_s3s_fs CACHE: an S3 server that keeps objects as files, for the bench; prints the program. Some minutes to compile.
+fetch_s3s_fs() {
+    local folder=$1/s3s-fs-0.14.1
+    if [ ! -e "$folder/.complete" ]; then
+        say "compiling s3s-fs into $folder"
+        rm -rf "$folder"
+        (umask 022 && cargo install --quiet --locked --features binary --version 0.14.1 --root "$folder" \
+            --target-dir "$folder/target" s3s-fs) >&2
+        rm -rf "$folder/target"
+        touch "$folder/.complete"
+    fi
+    echo "$folder/bin/s3s-fs"
+}
