@@ -1,5 +1,6 @@
 """The PostgreSQL cluster that is backed up: in a temporary folder, run as an unprivileged user."""
 
+import contextlib
 import glob
 import os
 import subprocess
@@ -77,6 +78,13 @@ class Cluster:
         quoted = command.replace("'", "''")
         self.sql(f"alter system set archive_command = '{quoted}'", "select pg_reload_conf()")
         time.sleep(wait_s)  # until the archiver has heard of it
+
+    @contextlib.contextmanager
+    def durably(self):
+        """With fsync, as a server that somebody uses: what can be written in a time depends on it."""
+        self.sql("alter system set fsync = on", "select pg_reload_conf()")
+        yield
+        self.sql("alter system reset fsync", "select pg_reload_conf()")
 
     def write_for(self, seconds):
         self.command("pgbench", *self.address(), "-n", "-c", "4", "-j", "1", "-T", str(seconds), "postgres")
