@@ -10,6 +10,7 @@ mod live;
 mod plan;
 mod ready;
 mod record;
+mod settled;
 mod upload;
 mod wal;
 mod worker;
@@ -19,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use pg::control::ControlFile;
 use repository::manifest::{MAX_FINDINGS, Manifest, PackRef};
 use repository::{ClusterName, PackId, Repository};
@@ -43,9 +43,6 @@ use upload::Uploader;
 
 /// Findings and vanished files that one span or backup lists; more are counted.
 const MAX_SPAN_FINDINGS: usize = 256;
-/// A change time within this of the backup's beginning is not trusted: two changes in one tick of the filesystem's
-/// clock look the same, and network filesystems have clocks of their own.
-const SETTLE: Duration = Duration::from_secs(2);
 /// Number of the partial manifest of a backup that lacked nothing but its WAL.
 const LAST_PARTIAL: u32 = 999_999;
 /// Tables and maps kept on this host's disk.
@@ -94,6 +91,8 @@ pub(crate) struct Context {
     pub(crate) references: HashMap<PackId, PackRef>,
     /// Least time between two partial manifests.
     pub(crate) partial_time: Duration,
+    /// The clock when the server had begun the backup, nanoseconds since 1970.
+    pub(crate) started_ns: i64,
     /// Set by whoever fails first, and looked at by all before their next piece of work.
     pub(crate) stop: AtomicBool,
 }
@@ -139,8 +138,7 @@ pub async fn backup_noting(
     monitor.event(Event::Phase("checkpoint"));
     let label = if request.label.is_empty() { "pgkeep" } else { &request.label };
     let session = BackupSession::start(connection, label, !request.spread_checkpoint)?;
-    let settled_before_ns = i64::try_from((Timestamp::now() - SETTLE).as_nanosecond()).unwrap_or(i64::MIN);
-    let mut manifest = begin_manifest(&plan, request, &facts, &control, session.started(), settled_before_ns);
+    let mut manifest = begin_manifest(&plan, request, &facts, &control, session.started());
 
     failpoint::reach("backup.started");
     monitor.event(Event::Phase("copy files"));
@@ -193,6 +191,7 @@ fn begin_context(
         tail_lens: plan.packs.references.iter().map(|(id, pack)| (*id, pack.tail_len)).collect(),
         references: plan.packs.references.clone(),
         partial_time,
+        started_ns: settled::now_ns(),
         stop: AtomicBool::new(false),
     }
 }

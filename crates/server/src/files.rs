@@ -12,6 +12,7 @@ use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pg::control::ControlError;
 use pg::version::MajorError;
@@ -224,7 +225,15 @@ pub trait OpenFile: fmt::Debug + Send + Sync {
 
     /// What the file system says of it now.
     fn metadata(&self) -> Result<FileMetadata, FilesError>;
+
+    /// Two changes so far apart have change times that differ, if these have fractions of a second at all.
+    fn time_step(&self) -> Duration {
+        COARSE_TIME_STEP
+    }
 }
+
+/// What to expect of the times of a file system that is not known: whole seconds, or a clock of another machine.
+pub const COARSE_TIME_STEP: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests;

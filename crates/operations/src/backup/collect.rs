@@ -72,6 +72,7 @@ struct OpenFileEntry {
     ended: bool,
     vanished: bool,
     new: bool,
+    settled: bool,
 }
 
 impl<'c> Collector<'c> {
@@ -153,6 +154,7 @@ impl<'c> Collector<'c> {
             ended: false,
             vanished: false,
             new: false,
+            settled: true,
         });
         self.totals.bytes_read += done.length;
         self.totals.bytes_new += done.new_bytes;
@@ -170,6 +172,7 @@ impl<'c> Collector<'c> {
             file.crc32c = crc32c::crc32c_combine(file.crc32c, done.crc32c, done.length as usize);
             file.size += done.length;
             file.new |= done.new_bytes > 0;
+            file.settled &= done.settled;
             count(&mut self.live, &done.extents);
             file.spans.push(done.extents);
             file.ended = done.length < LEAF_SPAN;
@@ -205,7 +208,8 @@ impl<'c> Collector<'c> {
             mode: found.mode,
             size: file.size,
             mtime_ns: found.mtime_ns,
-            ctime_ns: found.ctime_ns,
+            // Zero never equals the time of a file: this one will be read again.
+            ctime_ns: if file.settled { found.ctime_ns } else { 0 },
             inode: found.inode,
             crc32c: file.crc32c,
             content: Content::Inline(Vec::new()),

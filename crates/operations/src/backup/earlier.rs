@@ -187,12 +187,13 @@ impl<'e> Stream<'e> {
 }
 
 /// True if the inode proves that the file is what it was: same inode, size and times, and a ctime so old when the earlier
-/// backup began that no later change could have been given the same.
+/// backup read the file that no later change could have been given the same (else that backup noted none).
 fn is_untouched(entry: &Entry, found: &FoundFile, settled_before_ns: i64) -> bool {
     entry.inode == found.inode
         && entry.size == found.size
         && entry.mtime_ns == found.mtime_ns
         && entry.ctime_ns == found.ctime_ns
+        && entry.ctime_ns != 0
         && entry.mode == found.mode
         && entry.ctime_ns < settled_before_ns
 }

@@ -17,7 +17,6 @@ pub(crate) fn begin_manifest(
     facts: &ServerFacts,
     control: &ControlFile,
     started: &Started,
-    settled_before_ns: i64,
 ) -> Manifest {
     use std::os::unix::ffi::OsStrExt as _;
     let directory = facts.data_directory.clone().unwrap_or_default();
@@ -61,7 +60,8 @@ pub(crate) fn begin_manifest(
             timeline: started.timeline.get(),
             start_us: started.at.as_microsecond(),
             stop_us: 0,
-            settled_before_ns,
+            // Entries whose change time was not settled have none.
+            settled_before_ns: i64::MAX,
         }),
         reread_at_us: reread_at,
         program: concat!("pgkeep ", env!("CARGO_PKG_VERSION")).to_owned(),

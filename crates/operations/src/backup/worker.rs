@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use super::error::{BackupError, display_path};
 use super::upload::Uploader;
-use super::{Context, MAX_SPAN_FINDINGS};
+use super::{Context, MAX_SPAN_FINDINGS, settled};
 
 /// One file to be read.
 pub(crate) struct FileJob {
@@ -44,6 +44,8 @@ pub(crate) struct SpanDone {
     pub(crate) new_bytes: u64,
     pub(crate) pages_verified: u64,
     pub(crate) findings: Vec<PageFinding>,
+    /// Whoever changes the file from now on gives it another change time than it was listed with.
+    pub(crate) settled: bool,
     /// Findings past the limit of those that are listed.
     pub(crate) findings_left_out: u64,
     /// The file was not there any more.
@@ -104,6 +106,7 @@ impl<'c> Worker<'c> {
             new_bytes: 0,
             pages_verified: 0,
             findings: Vec::new(),
+            settled: true,
             findings_left_out: 0,
             vanished: false,
         };
@@ -112,6 +115,7 @@ impl<'c> Worker<'c> {
             done.vanished = true;
             return Ok(done);
         };
+        done.settled = settled::wait(&*file, job.found.ctime_ns, self.context.started_ns);
         let start = u64::from(index) * LEAF_SPAN;
         let end = (start + LEAF_SPAN).min(job.found.size);
         let earlier = self.earlier_pages(job, index);

@@ -83,6 +83,7 @@ fn context() -> Context {
         tail_lens: HashMap::new(),
         references: HashMap::new(),
         partial_time: Duration::from_secs(60),
+        started_ns: 0,
         stop: AtomicBool::new(false),
     }
 }
@@ -160,6 +161,7 @@ fn a_file_that_goes_away_between_its_spans_ends_there() {
                 new_bytes: 0,
                 pages_verified: 0,
                 findings: Vec::new(),
+                settled: true,
                 findings_left_out: 0,
                 vanished,
             };
