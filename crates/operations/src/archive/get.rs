@@ -254,6 +254,9 @@ async fn fetch(context: &Context, name: &FileName, directory: &Path, target: &Pa
             Err(GetError::Hole { .. }) if begun.elapsed() < context.limits.hole_wait => {
                 tokio::time::sleep(HOLE_LOOK_EVERY.min(context.limits.hole_wait)).await;
             }
+            Err(GetError::Archive { source: ArchiveError::Content { source, .. }, .. }) => {
+                return Err(GetError::Write { path: target.to_owned(), source });
+            }
             fetched => return place(fetched?.0, directory, target),
         }
     }
