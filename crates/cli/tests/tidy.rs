@@ -17,7 +17,7 @@ const FILE_TARGET: usize = 350;
 const FUNCTION_TARGET: usize = 70;
 
 /// Files over `FILE_TARGET`. This list only shrinks: an entry for a file that has become short fails.
-const LONG_FILES: &[&str] = &["crates/repository/src/archive.rs", "crates/repository/src/repository.rs"];
+const LONG_FILES: &[&str] = &["crates/repository/src/repository.rs"];
 
 /// Functions over `FUNCTION_TARGET`, as `path: name`. This list only shrinks too.
 const LONG_FUNCTIONS: &[&str] = &[];

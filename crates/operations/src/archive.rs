@@ -20,6 +20,7 @@ use repository::archive::ArchiveError;
 use repository::{ClusterName, Repository, RepositoryError};
 use storage::StorageError;
 
+mod content;
 mod drain;
 pub mod get;
 mod prefetch;
@@ -139,6 +140,7 @@ fn archive_status(error: &ArchiveError) -> u8 {
     match error {
         ArchiveError::Conflict { .. } | ArchiveError::OtherCluster { .. } => status::CONFLICT,
         ArchiveError::Absent { .. } => status::NOT_FOUND,
+        ArchiveError::Content { .. } => status::TRY_AGAIN,
         ArchiveError::Repository(error) => repository_status(error),
     }
 }

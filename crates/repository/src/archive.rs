@@ -4,6 +4,7 @@
 //! compares by the keyed digest that stands, authenticated, in each object's header.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use bytes::Bytes;
 use pg::timeline::TimelineId;
@@ -11,21 +12,25 @@ use pg::wal::{FileName, SegmentName};
 use prost::Message;
 use storage::{ObjectName, StorageError};
 
-use crate::chunk::{Codec, Encoding, MAX_CHUNK};
 use crate::content::ContentError;
 use crate::layout::{self, ClusterName};
 use crate::local::Drawer;
 use crate::repository::{Repository, RepositoryError};
-use crate::seal::{Header, Kind, MAX_HEADER_LEN, Opener, SealError, Sealer, frames};
+use crate::seal::{Header, Kind, Opener, SealError, Sealer};
 use crate::secrets::array;
+
+mod fetch;
+mod maker;
+mod store;
+mod worker;
+
+pub use fetch::{FetchedWal, WalSink};
+pub use store::WalContent;
+pub(crate) use worker::Workers;
 
 /// The largest file of the archive: a 1 GiB segment.
 pub const MAX_WAL_FILE: u64 = 1 << 30;
-/// Content bytes of one frame; a byte for the encoding and four for the length stand before them.
-const PIECE: usize = MAX_CHUNK - 16;
 const PUBLIC_LEN: usize = 40;
-/// Largest sealed object of the archive: every frame stored as it is, with its head and tag.
-const MAX_OBJECT: u64 = MAX_WAL_FILE + (MAX_WAL_FILE / PIECE as u64 + 3) * 64 + 4096;
 
 /// What a cluster's stream is bound to, once and for ever.
 #[derive(Clone, PartialEq, Message)]
@@ -94,6 +99,14 @@ pub enum ArchiveError {
         found: String,
         /// What was to be stored.
         expected: String,
+    },
+    /// The file could not be read where it is, or written where it is wanted.
+    #[error("read or write {name}")]
+    Content {
+        /// The file.
+        name: FileName,
+        /// Why.
+        source: io::Error,
     },
     /// Anything else.
     #[error(transparent)]
@@ -180,137 +193,6 @@ impl Repository {
         Err(ArchiveError::OtherCluster { cluster: cluster.clone(), found, expected })
     }
 
-    /// Stores a file of the archive; `threads` compress a large one.
-    pub async fn store_wal(
-        &self,
-        cluster: &ClusterName,
-        file: &FileName,
-        content: &[u8],
-        info: &WalInfo,
-        threads: usize,
-    ) -> Result<Stored, ArchiveError> {
-        let name = layout::wal_file(cluster, file);
-        let digest = self.digester().content(content);
-        let parts = self.seal_wal(&name, content, &digest, info, threads)?;
-        match self.storage().create(&name, &parts).await {
-            Ok(()) => Ok(Stored::New),
-            Err(StorageError::NameTaken { .. }) => {
-                let (stored, length) = self.wal_digest(&name).await?;
-                if (stored, length) == (digest, content.len() as u64) {
-                    Ok(Stored::AlreadyThere)
-                } else {
-                    Err(ArchiveError::Conflict { name: *file })
-                }
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn seal_wal(
-        &self,
-        name: &ObjectName,
-        content: &[u8],
-        digest: &[u8; 32],
-        info: &WalInfo,
-        threads: usize,
-    ) -> Result<Vec<Bytes>, SealError> {
-        let mut public = digest.to_vec();
-        public.extend_from_slice(&(content.len() as u64).to_le_bytes());
-        let sealer = Sealer::new(self.access().writer(), Kind::Wal, name, &public);
-        let pieces: Vec<&[u8]> = content.chunks(PIECE).collect();
-        let mut first = sealer.header().to_vec();
-        let info = info.encode_to_vec();
-        seal_frame(&sealer, &mut first, 0, pieces.is_empty(), |buffer| {
-            buffer.extend_from_slice(&info);
-            Ok(())
-        })?;
-        let last = pieces.len() as u64;
-        let share = pieces.len().div_ceil(threads.max(1)).max(1);
-        let failed = || SealError::Content { name: name.clone(), what: "compression failed its check" };
-        let sealed: Vec<Result<Vec<u8>, SealError>> = std::thread::scope(|scope| {
-            let run = |(part, pieces): (usize, &[&[u8]])| {
-                let mut codec = Codec::new(crate::chunk::DEFAULT_LEVEL);
-                let mut buffer = Vec::with_capacity(pieces.len() * PIECE / 3);
-                for (at, piece) in pieces.iter().enumerate() {
-                    let number = (part * share + at + 1) as u64;
-                    seal_frame(&sealer, &mut buffer, number, number == last, |buffer| {
-                        let head = buffer.len();
-                        buffer.extend_from_slice(&[0; 5]);
-                        let encoding = codec.encode(piece, buffer).map_err(|_| failed())?;
-                        buffer[head] = encoding as u8;
-                        buffer[head + 1..head + 5].copy_from_slice(&(piece.len() as u32).to_le_bytes());
-                        Ok(())
-                    })?;
-                }
-                Ok(buffer)
-            };
-            let mut parts = pieces.chunks(share).enumerate();
-            let own = parts.next();
-            let others: Vec<_> = parts.map(|part| scope.spawn(move || run(part))).collect();
-            let own = own.map(run);
-            own.into_iter()
-                .chain(others.into_iter().map(|thread| thread.join().expect("no panic in sealing")))
-                .collect()
-        });
-        std::iter::once(Ok(first)).chain(sealed).map(|part| part.map(Bytes::from)).collect()
-    }
-
-    /// Digest and length of a stored file, from its authenticated header.
-    async fn wal_digest(&self, name: &ObjectName) -> Result<([u8; 32], u64), ArchiveError> {
-        let size = self.storage().size(name).await?;
-        let head = self.storage().read(name, 0..size.min(MAX_HEADER_LEN as u64)).await?;
-        let header = Header::parse(self.access().writer(), Kind::Wal, name, &head)?;
-        public_of(name, &header).map_err(Into::into)
-    }
-
-    /// Fetches a file of the archive, whole and checked; [`ArchiveError::Absent`] only if that is proven.
-    pub async fn fetch_wal(
-        &self,
-        cluster: &ClusterName,
-        file: &FileName,
-    ) -> Result<(WalInfo, Vec<u8>), ArchiveError> {
-        let name = layout::wal_file(cluster, file);
-        let object = match self.storage().read_all(&name, MAX_OBJECT).await {
-            Err(StorageError::NotFound { .. }) => return Err(ArchiveError::Absent { name: *file }),
-            other => other?,
-        };
-        let header = Header::parse(self.access().writer(), Kind::Wal, &name, &object)?;
-        let (digest, length) = public_of(&name, &header)?;
-        let opener = Opener::new(self.access(), Kind::Wal, &name, &header)?;
-        let bad = |what| SealError::Content { name: name.clone(), what };
-        if length > MAX_WAL_FILE {
-            return Err(bad("length").into());
-        }
-        let (mut info, mut content) = (None, Vec::with_capacity(length as usize));
-        let (mut codec, mut plain) = (Codec::new(1), Vec::new());
-        for frame in frames(&name, &object[header.len..]) {
-            let (number, frame, last) = frame?;
-            let mut frame = frame.to_vec();
-            let frame = opener.open_in_place(number, &mut frame, last)?;
-            if number == 0 {
-                info = Some(WalInfo::decode(&*frame).map_err(|_| bad("description"))?);
-                continue;
-            }
-            let (&mut [encoding, l0, l1, l2, l3], stored) =
-                frame.split_first_chunk_mut::<5>().ok_or_else(|| bad("frame"))?;
-            let encoding = Encoding::from_byte(encoding).ok_or_else(|| bad("encoding"))?;
-            let plain_len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-            codec.decode(encoding, stored, plain_len, &mut plain).map_err(|_| bad("frame length"))?;
-            if content.len() + plain.len() > length as usize {
-                return Err(bad("length").into());
-            }
-            content.extend_from_slice(&plain);
-        }
-        let info = info.ok_or_else(|| bad("description"))?;
-        if content.len() as u64 != length
-            || self.digester().content(&content) != digest
-            || info.name != file.to_string()
-        {
-            return Err(bad("digest").into());
-        }
-        Ok((info, content))
-    }
-
     /// What is recorded with a file, in one small request.
     pub async fn wal_info(&self, cluster: &ClusterName, file: &FileName) -> Result<WalInfo, ArchiveError> {
         let name = layout::wal_file(cluster, file);
@@ -390,22 +272,6 @@ impl Repository {
         }
         Ok(inventory)
     }
-}
-
-fn seal_frame(
-    sealer: &Sealer,
-    buffer: &mut Vec<u8>,
-    number: u64,
-    last: bool,
-    fill: impl FnOnce(&mut Vec<u8>) -> Result<(), SealError>,
-) -> Result<(), SealError> {
-    let start = buffer.len();
-    buffer.extend_from_slice(&[0; 4]);
-    fill(buffer)?;
-    sealer.frames().seal_tail(number, buffer, start + 4, last);
-    let len = (buffer.len() - start - 4) as u32;
-    buffer[start..start + 4].copy_from_slice(&len.to_le_bytes());
-    Ok(())
 }
 
 fn public_of(name: &ObjectName, header: &Header) -> Result<([u8; 32], u64), SealError> {

@@ -99,6 +99,11 @@ impl Digester {
         *blake3::keyed_hash(&self.content_key, content).as_bytes()
     }
 
+    /// Digests a whole content that comes in pieces, as [`Digester::content`] does.
+    pub fn content_hasher(&self) -> blake3::Hasher {
+        blake3::Hasher::new_keyed(&self.content_key)
+    }
+
     /// Digest of a content whose pages were digested already.
     pub(crate) fn chunk_of_pages<'a>(&self, pages: impl Iterator<Item = &'a [u8; 32]>) -> ChunkDigest {
         let mut hasher = blake3::Hasher::new_keyed(&self.chunk_key);

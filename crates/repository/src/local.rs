@@ -80,6 +80,11 @@ impl LocalStore {
         (self.mac(drawer, name, &bytes) == stored).then_some(bytes)
     }
 
+    /// Whether there is a file of this name, authentic or not.
+    pub fn has(&self, drawer: Drawer, name: &str) -> bool {
+        self.path(drawer, name).is_some_and(|path| path.exists())
+    }
+
     /// Keeps a file; a failure is logged and otherwise ignored, for nothing depends on it.
     pub fn put(&self, drawer: Drawer, name: &str, content: &[u8]) {
         let Some(path) = self.path(drawer, name) else { return };

@@ -10,6 +10,7 @@ use lru::LruCache;
 use secrecy::SecretString;
 use storage::{Storage, StorageError};
 
+use crate::archive::Workers;
 use crate::chunk::{Codec, Digester};
 use crate::content::{ContentError, Entry, Extent, decode_leaf, decode_page};
 use crate::description::{Description, DescriptionError};
@@ -118,6 +119,7 @@ pub struct Repository {
     place: String,
     tables: Mutex<TableCache>,
     maps: Mutex<MapCache>,
+    workers: Arc<Workers>,
 }
 
 /// Plaintext of map chunks, by pack and number.
@@ -196,6 +198,7 @@ impl Repository {
             access,
             tables: Mutex::new(TableCache { tables: LruCache::unbounded(), weight: 0 }),
             maps: Mutex::new(LruCache::new(NonZeroUsize::new(MAP_CHUNKS).expect("not zero"))),
+            workers: Arc::default(),
         }
     }
 
@@ -222,6 +225,11 @@ impl Repository {
     /// This host's own files about the repository.
     pub fn local(&self) -> &LocalStore {
         &self.local
+    }
+
+    /// Buffers and contexts for WAL.
+    pub(crate) fn workers(&self) -> &Arc<Workers> {
+        &self.workers
     }
 
     /// The repository's id as text.

@@ -13,7 +13,6 @@ use zeroize::Zeroizing;
 
 use crate::secrets::{Access, Kem, Keyring, Purpose, WriterCredential, array, random_bytes};
 
-pub(crate) use stream::frames;
 pub use stream::{open_stream, seal_stream};
 
 type Kdf = hpke::kdf::HkdfSha256;
@@ -168,17 +167,18 @@ impl Sealer {
             &place(writer, kind, name),
         )
         .expect("sealing to a valid public key cannot fail");
-        let mut header = Vec::with_capacity(FIXED_LEN + public.len() + MAC_LEN);
-        header.extend_from_slice(&MAGIC);
-        header.push(kind as u8);
-        header.push(0);
-        header.extend_from_slice(&(public.len() as u16).to_le_bytes());
-        header.extend_from_slice(&encapsulated.to_bytes());
-        header.extend_from_slice(&wrapped);
-        header.extend_from_slice(public);
-        let mac = header_mac(writer, name, &header);
-        header.extend_from_slice(mac.as_bytes());
+        let mut fixed = [0; FIXED_LEN];
+        fixed[..8].copy_from_slice(&MAGIC);
+        fixed[8] = kind as u8;
+        fixed[12..44].copy_from_slice(&encapsulated.to_bytes());
+        fixed[44..].copy_from_slice(&wrapped);
+        let header = whole_header(writer, name, fixed, public);
         Self { header, frames: FrameCipher::new(&key, place(writer, kind, name)), next: 0 }
+    }
+
+    /// The header with other public bytes, for what is known only after the frames were sealed.
+    pub(crate) fn header_with(&self, writer: &WriterCredential, name: &ObjectName, public: &[u8]) -> Vec<u8> {
+        whole_header(writer, name, array(&self.header[..FIXED_LEN]), public)
     }
 
     /// The header's bytes.
@@ -309,6 +309,21 @@ fn info(writer: &WriterCredential) -> Vec<u8> {
 
 fn psk_bundle(psk: &[u8; 32]) -> hpke::PskBundle<'_> {
     hpke::PskBundle::new(psk, b"pgkeep v1 writer").expect("neither part is empty")
+}
+
+fn whole_header(
+    writer: &WriterCredential,
+    name: &ObjectName,
+    mut fixed: [u8; FIXED_LEN],
+    public: &[u8],
+) -> Vec<u8> {
+    fixed[10..12].copy_from_slice(&(public.len() as u16).to_le_bytes());
+    let mut header = Vec::with_capacity(FIXED_LEN + public.len() + MAC_LEN);
+    header.extend_from_slice(&fixed);
+    header.extend_from_slice(public);
+    let mac = header_mac(writer, name, &header);
+    header.extend_from_slice(mac.as_bytes());
+    header
 }
 
 fn header_mac(writer: &WriterCredential, name: &ObjectName, header: &[u8]) -> blake3::Hash {

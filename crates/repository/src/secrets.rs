@@ -7,6 +7,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use hpke::{Deserializable as _, Kem as _, Serializable as _};
+use rand::TryRngCore as _;
 use zeroize::Zeroizing;
 
 /// The key encapsulation of every sealed object: X25519 with HKDF-SHA256 (RFC 9180, 0x0020).
@@ -248,10 +249,11 @@ impl Purpose {
     }
 }
 
-/// `N` bytes from the cryptographic generator of aws-lc (seeded by the operating system).
+/// `N` bytes from the operating system's generator. Not from aws-lc's, which each process seeds first with 27 ms of
+/// measuring its processor's jitter: half of a `wal push`.
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source works");
+    rand::rngs::OsRng.try_fill_bytes(&mut bytes).expect("the system's random source works");
     bytes
 }
 

@@ -37,4 +37,4 @@ pub use recording::{Counts, Recording};
 pub use remote::Remote;
 pub use retry::{Retry, RetryPolicy};
 pub use settings::{Addressing, AzureSettings, GcsSettings, S3Settings, Settings};
-pub use store::Storage;
+pub use store::{Parts, Storage};

@@ -128,6 +128,10 @@ impl<S: Storage> Storage for Retry<S> {
         }
     }
 
+    async fn prepare(&self, name: &ObjectName) {
+        self.inner.prepare(name).await;
+    }
+
     async fn read(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StorageError> {
         let length = range.end.saturating_sub(range.start);
         self.trying(Call::Read, name.as_str(), length).run(|| self.inner.read(name, range.clone())).await

@@ -1,13 +1,18 @@
 //! The trait that everything above this room talks to.
 
+use crate::error::{Action, Call};
 use crate::{Children, Entry, ObjectName, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// The parts of an object that are made while they are written, in order.
+pub type Parts = Box<dyn Iterator<Item = io::Result<Bytes>> + Send>;
 
 /// Durable objects under one root: each appears whole or not at all, and never changes.
 ///
@@ -20,6 +25,22 @@ pub trait Storage: fmt::Debug + Send + Sync {
     /// there, if the object exists. When a retry finds that an earlier try of the same call had arrived (same
     /// bytes), that is `Ok`.
     async fn create(&self, name: &ObjectName, parts: &[Bytes]) -> Result<(), StorageError>;
+
+    /// Creates the object as [`Storage::create`] does, out of parts that are made meanwhile; nothing is created if one
+    /// of them fails. A directory holds none of them in memory, a bucket all.
+    async fn create_from(&self, name: &ObjectName, parts: Parts) -> Result<(), StorageError> {
+        let made = tokio::task::spawn_blocking(move || parts.collect::<io::Result<Vec<Bytes>>>()).await;
+        let failed =
+            |source| StorageError::Other { action: Action::new(Call::Create, name.as_str()), source };
+        let parts = made.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?;
+        self.create(name, &parts).await
+    }
+
+    /// Does ahead what a later `create` of this name needs: makes its directories durable, gets ready to connect.
+    /// Nothing depends on it; what fails here fails again in `create` and is told there.
+    async fn prepare(&self, name: &ObjectName) {
+        let _ = name;
+    }
 
     /// The bytes `range`, counted from the start of the object, exactly as many as asked for.
     ///
@@ -68,6 +89,14 @@ pub trait Storage: fmt::Debug + Send + Sync {
 impl<S: Storage + ?Sized> Storage for Arc<S> {
     async fn create(&self, name: &ObjectName, parts: &[Bytes]) -> Result<(), StorageError> {
         (**self).create(name, parts).await
+    }
+
+    async fn create_from(&self, name: &ObjectName, parts: Parts) -> Result<(), StorageError> {
+        (**self).create_from(name, parts).await
+    }
+
+    async fn prepare(&self, name: &ObjectName) {
+        (**self).prepare(name).await;
     }
 
     async fn read(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StorageError> {

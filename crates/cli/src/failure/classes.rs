@@ -88,6 +88,7 @@ fn archive_class(error: &ArchiveError) -> Option<Class> {
     match error {
         ArchiveError::Conflict { .. } | ArchiveError::OtherCluster { .. } => Some(Class::Conflict),
         ArchiveError::Absent { .. } => Some(Class::NotFound),
+        ArchiveError::Content { .. } => Some(Class::TryAgain),
         ArchiveError::Repository(below) => repository_class(below),
     }
 }
@@ -305,7 +306,7 @@ fn repository_hint(error: &RepositoryError) -> Option<&'static str> {
 fn archive_hint(error: &ArchiveError) -> Option<&'static str> {
     match error {
         ArchiveError::Repository(below) => repository_hint(below),
-        ArchiveError::Absent { .. } => None,
+        ArchiveError::Absent { .. } | ArchiveError::Content { .. } => None,
         ArchiveError::Conflict { .. } | ArchiveError::OtherCluster { .. } => {
             Some("two clusters must not share a stream: give each its own name (--cluster)")
         }

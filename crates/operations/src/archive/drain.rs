@@ -79,7 +79,9 @@ async fn store_all(
     let (mut running, mut room) = (JoinSet::new(), true);
     for (name, path) in waiting {
         let Ok(metadata) = fs::metadata(&path) else { continue };
-        while running.len() >= context.limits.files_at_once(metadata.len()) {
+        let at_once = context.limits.files_at_once(metadata.len());
+        // One more than the cores have to do: the others wait for the disk.
+        while running.len() > at_once {
             finish_one(spool, &mut running, drained).await?;
         }
         room = wait_for_room(context, spool, running.len()).await;
@@ -87,7 +89,8 @@ async fn store_all(
             break;
         }
         let context = context.clone();
-        running.spawn(async move { (name, push_file(&context, &path, &name).await) });
+        let threads = (context.limits.workers / at_once).max(1);
+        running.spawn(async move { (name, push_file(&context, &path, &name, threads).await) });
     }
     while !running.is_empty() {
         finish_one(spool, &mut running, drained).await?;

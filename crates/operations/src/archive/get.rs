@@ -1,18 +1,18 @@
 //! `restore_command`: bringing one file, or proving that it does not exist.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pg::wal::{
     FileName, FileNameError, SegmentMismatch, SegmentName, SegmentSize, StreamIdentity, check_segment,
 };
-use repository::archive::{ArchiveError, Identity};
+use repository::archive::{ArchiveError, Identity, WalSink as _};
 use repository::{ClusterName, RepositoryError};
 use tokio::time::Instant;
 
+use super::content::{Incoming, sync_directory};
 use super::spool::{Role, Spool};
 use super::{Background, Context, Start, archive_status, repository_status, status};
 use crate::failpoint;
@@ -144,8 +144,7 @@ pub async fn run(context: &Context, name: &str, target: &Path, start: Start<'_>)
     let name: FileName = name.parse().map_err(|source| GetError::Name { text: name.to_owned(), source })?;
     let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let FileName::Segment(segment) = name else {
-        let content = fetch(context, &name).await?;
-        write_file(directory, target, &content)?;
+        fetch(context, &name, directory, target).await?;
         return Ok(Got::Fetched);
     };
     let spool = Spool::open(context, directory);
@@ -154,8 +153,7 @@ pub async fn run(context: &Context, name: &str, target: &Path, start: Start<'_>)
         None => false,
     };
     if !ahead {
-        let content = fetch(context, &name).await?;
-        write_file(directory, target, &content)?;
+        fetch(context, &name, directory, target).await?;
     }
     if let Some(spool) = spool {
         start_prefetch(context, &spool, segment, directory, start).await;
@@ -182,25 +180,40 @@ async fn take_ahead(
     if !spool.has_fetched(segment) {
         return Ok(false);
     }
-    let good = match spool.fetched(segment) {
-        Some((content, path)) => identity_for(context, &FileName::Segment(*segment))
-            .await
-            .and_then(|identity| check(&identity, segment, &content))
-            .is_ok()
-            .then_some((content, path)),
-        None => None,
-    };
-    if let Some((content, path)) = &good {
-        // A rename costs nothing; it fails between file systems.
-        failpoint::reach("wal-get.ahead");
-        let moved = fs::rename(path, target).and_then(|()| sync_directory(directory));
-        if moved.is_err() {
-            write_file(directory, target, content)?;
+    let taken = match spool.fetched(segment) {
+        Some(path) => {
+            failpoint::reach("wal-get.ahead");
+            // A rename costs nothing; it fails between file systems.
+            match fs::rename(&path, target).and_then(|()| sync_directory(directory)) {
+                Ok(()) => true,
+                Err(_) => copy(spool, segment, directory, target)?,
+            }
         }
-    }
+        None => false,
+    };
     failpoint::reach("wal-get.taken");
     spool.forget_fetched(segment);
-    Ok(good.is_some())
+    Ok(taken)
+}
+
+/// Hands out a copy; false if the file changed while it was read.
+fn copy(spool: &Spool, segment: &SegmentName, directory: &Path, target: &Path) -> Result<bool, GetError> {
+    let fail = |source| GetError::Write { path: target.to_owned(), source };
+    let mut incoming = Incoming::new(part_of(directory, target));
+    let mut buffer = vec![0; 1 << 20];
+    let Ok(mut file) = File::open(spool.path(segment)) else { return Ok(false) };
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => incoming.take(&buffer[..read]).map_err(fail)?,
+            Err(_) => return Ok(false),
+        }
+    }
+    if spool.fetched(segment).is_none() {
+        return Ok(false);
+    }
+    place(incoming, directory, target)?;
+    Ok(true)
 }
 
 async fn start_prefetch(
@@ -225,8 +238,8 @@ async fn start_prefetch(
     }
 }
 
-/// Fetches and checks a file; a hole is waited for.
-async fn fetch(context: &Context, name: &FileName) -> Result<Vec<u8>, GetError> {
+/// Fetches a file to where it is wanted; a hole is waited for.
+async fn fetch(context: &Context, name: &FileName, directory: &Path, target: &Path) -> Result<(), GetError> {
     let begun = Instant::now();
     let mut bytes = 0;
     if matches!(name, FileName::Segment(_) | FileName::Partial(_)) {
@@ -234,27 +247,38 @@ async fn fetch(context: &Context, name: &FileName) -> Result<Vec<u8>, GetError> 
     }
     let limit = context.limits.deadline_for(bytes);
     loop {
-        let fetched = tokio::time::timeout(limit, fetch_once(context, name)).await;
+        let incoming = Incoming::new(part_of(directory, target));
+        let fetching = fetch_once(context, name, context.limits.workers, incoming);
+        let fetched = tokio::time::timeout(limit, fetching).await;
         match fetched.unwrap_or(Err(GetError::Timeout { name: *name, after: limit })) {
             Err(GetError::Hole { .. }) if begun.elapsed() < context.limits.hole_wait => {
                 tokio::time::sleep(HOLE_LOOK_EVERY.min(context.limits.hole_wait)).await;
             }
-            other => return other,
+            Err(GetError::Archive { source: ArchiveError::Content { source, .. }, .. }) => {
+                return Err(GetError::Write { path: target.to_owned(), source });
+            }
+            fetched => return place(fetched?.0, directory, target),
         }
     }
 }
 
-/// Fetches a file and checks that it is what its name says.
-pub(super) async fn fetch_once(context: &Context, name: &FileName) -> Result<Vec<u8>, GetError> {
-    let content = match context.repository.fetch_wal(&context.cluster, name).await {
-        Ok((_, content)) => content,
+/// Fetches a file with so many threads and checks that it is what its name says; also returns its digest.
+pub(super) async fn fetch_once(
+    context: &Context,
+    name: &FileName,
+    threads: usize,
+    incoming: Incoming,
+) -> Result<(Incoming, [u8; 32]), GetError> {
+    let fetched = context.repository.fetch_wal_into(&context.cluster, name, threads, incoming).await;
+    let fetched = match fetched {
+        Ok(fetched) => fetched,
         Err(ArchiveError::Absent { .. }) => return Err(absent(context, name).await),
         Err(source) => return Err(GetError::Archive { name: *name, source }),
     };
     if let FileName::Segment(segment) = name {
-        check(&identity_for(context, name).await?, segment, &content)?;
+        check(&identity_for(context, name).await?, segment, &fetched.sink)?;
     }
-    Ok(content)
+    Ok((fetched.sink, fetched.digest))
 }
 
 /// What it means that the storage has no object of this name.
@@ -285,39 +309,34 @@ async fn identity_for(context: &Context, name: &FileName) -> Result<Identity, Ge
     found.ok_or_else(|| GetError::NoStream { cluster: context.cluster.clone(), name: *name })
 }
 
-fn check(identity: &Identity, name: &SegmentName, content: &[u8]) -> Result<(), GetError> {
+fn check(identity: &Identity, name: &SegmentName, content: &Incoming) -> Result<(), GetError> {
     let expected = u64::from(identity.segment_size);
-    let length = || GetError::Length { name: *name, found: content.len() as u64, expected };
+    let length = || GetError::Length { name: *name, found: content.length, expected };
     let segment_size = SegmentSize::new(identity.segment_size).map_err(|_| length())?;
-    if content.len() as u64 != expected {
+    if content.length != expected {
         return Err(length());
     }
     let system_identifier = identity.system_identifier;
-    check_segment(content, name, &StreamIdentity { system_identifier, segment_size })?;
+    check_segment(&content.head, name, &StreamIdentity { system_identifier, segment_size })?;
     Ok(())
 }
 
-/// Writes under another name, makes it durable, and only then gives it the name that PostgreSQL looks for. The other
-/// name is always the same, so that what a killed call left is overwritten by the next.
-fn write_file(directory: &Path, target: &Path, content: &[u8]) -> Result<(), GetError> {
-    let fail = |source| GetError::Write { path: target.to_owned(), source };
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = directory.join(format!("pgkeep-{name}.part"));
-    let write = || -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
+/// The name under which a file is written. It is always the same, so that what a killed call left is overwritten by the
+/// next.
+fn part_of(directory: &Path, target: &Path) -> PathBuf {
+    directory.join(format!("pgkeep-{}.part", target.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Makes a file durable, and only then gives it the name that PostgreSQL looks for.
+fn place(incoming: Incoming, directory: &Path, target: &Path) -> Result<(), GetError> {
+    let place = || -> io::Result<()> {
+        let part = incoming.finish()?;
         failpoint::reach("wal-get.written");
-        fs::rename(&temporary, target)?;
+        fs::rename(part, target)?;
         failpoint::reach("wal-get.placed");
         sync_directory(directory)
     };
-    write().map_err(fail)
-}
-
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    place().map_err(|source| GetError::Write { path: target.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Fetching ahead the segments that recovery will ask for next.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pg::wal::{FileName, SegmentName, SegmentSize};
@@ -31,7 +32,7 @@ pub async fn prefetch(
     after: SegmentName,
 ) -> Result<Prefetched, GetError> {
     let nothing = Ok(Prefetched::default());
-    let Some(spool) = Spool::open(context, wal_directory) else { return nothing };
+    let Some(spool) = Spool::open(context, wal_directory).map(Arc::new) else { return nothing };
     let Some(_lock) = spool.lock(Role::Prefetch).await else { return nothing };
     let Ok(Some(identity)) = context.repository.identity(&context.cluster).await else { return nothing };
     let Ok(size) = SegmentSize::new(identity.segment_size) else { return nothing };
@@ -56,11 +57,11 @@ pub async fn prefetch(
     }
 }
 
-type Fetched = (SegmentName, Result<Vec<u8>, GetError>);
+type Fetched = (SegmentName, Result<(), GetError>);
 
 struct Fetcher<'a> {
     context: &'a Context,
-    spool: &'a Spool,
+    spool: &'a Arc<Spool>,
     size: SegmentSize,
     running: JoinSet<Fetched>,
     /// The segment to begin with next; `None` when no more are to be begun.
@@ -104,23 +105,28 @@ impl Fetcher<'_> {
             if self.spool.has_fetched(&name) {
                 continue;
             }
-            if self.spool.announce(&name).is_err() {
+            let Ok(incoming) = self.spool.announce(&name) else {
                 self.next = None;
                 return;
-            }
-            let context = self.context.clone();
-            self.running.spawn(async move { (name, fetch_once(&context, &FileName::Segment(name)).await) });
+            };
+            let (context, spool) = (self.context.clone(), self.spool.clone());
+            let threads = (context.limits.workers / at_once).max(1);
+            self.running.spawn(async move {
+                let fetched = fetch_once(&context, &FileName::Segment(name), threads, incoming).await;
+                let kept = match fetched {
+                    Ok((incoming, digest)) => spool
+                        .keep_fetched(&name, incoming, digest)
+                        .await
+                        .map_err(|source| GetError::Write { path: spool.path(&name), source }),
+                    Err(error) => Err(error),
+                };
+                (name, kept)
+            });
         }
     }
 
     fn finish(&mut self, finished: Result<Fetched, JoinError>) {
-        let (name, fetched) = finished.expect("a fetch does not panic, and none is cancelled");
-        let kept = fetched.and_then(|content| {
-            let path = || self.spool.path(&name);
-            self.spool
-                .keep_fetched(&name, &content)
-                .map_err(|source| GetError::Write { path: path(), source })
-        });
+        let (name, kept) = finished.expect("a fetch does not panic, and none is cancelled");
         match kept {
             Ok(()) => self.done.segments += 1,
             // Those that are under way may come before this one, and are waited for.

@@ -2,23 +2,27 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pg::control::ControlFile;
-use pg::timeline::{HistoryError, TimelineHistory};
-use pg::wal::{
-    FileName, FileNameError, HeaderError, LongHeader, SegmentMismatch, SegmentName, StreamIdentity,
-};
-use pg::wal::{check_segment, records};
+use pg::timeline::TimelineHistory;
+use pg::wal::{FileName, LongHeader, SegmentName, StreamIdentity};
+use pg::wal::{check_segment, records::CommitWalk};
 use repository::archive::{ArchiveError, Identity, MAX_WAL_FILE, Stored, WalInfo};
 use tokio::time::Instant;
 
+use super::content::{Changed, HEAD, SegmentFile};
 use super::spool::{FileIdentity, Role, Spool};
-use super::{Background, Context, Start, archive_status, status};
+use super::{Background, Context, Start};
 use crate::failpoint;
 
+mod error;
+
 pub use super::drain::{Drained, drain};
+pub use error::PushError;
 
 /// How many other files must wait before a drainer is worth its start.
 const BACKLOG: usize = 2;
@@ -38,97 +42,6 @@ pub enum Pushed {
     Ahead,
 }
 
-/// Why a file was not stored. Whatever it was, PostgreSQL keeps the file and asks again.
-#[derive(Debug, thiserror::Error)]
-pub enum PushError {
-    /// Not a name that PostgreSQL archives.
-    #[error("push {path}")]
-    Name {
-        /// What was to be pushed.
-        path: PathBuf,
-        /// What is wrong with its name.
-        source: FileNameError,
-    },
-    /// The file could not be read.
-    #[error("read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file changed while it was read.
-    #[error("read {path}: it changed meanwhile")]
-    Changed {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Too long or too short for what it is.
-    #[error("{name} has {found} bytes, not {expected}")]
-    Length {
-        /// The file.
-        name: FileName,
-        /// Its bytes.
-        found: u64,
-        /// The bytes that it should have, or at most may have.
-        expected: u64,
-    },
-    /// Not a segment.
-    #[error("{name} is not a WAL segment")]
-    Header {
-        /// The file.
-        name: FileName,
-        /// What is wrong.
-        source: HeaderError,
-    },
-    /// A segment that is not what its name says.
-    #[error(transparent)]
-    Mismatch(#[from] SegmentMismatch),
-    /// A history file that PostgreSQL would refuse.
-    #[error(transparent)]
-    History(#[from] HistoryError),
-    /// Written by a PostgreSQL that this program does not know.
-    #[error("{name} has WAL of an unknown PostgreSQL version (page magic {magic:04X})")]
-    UnknownMajor {
-        /// The file.
-        name: FileName,
-        /// The magic of its first page.
-        magic: u16,
-    },
-    /// The repository refused it, or could not be reached.
-    #[error("store {name}")]
-    Archive {
-        /// The file.
-        name: FileName,
-        /// Why.
-        source: ArchiveError,
-    },
-    /// It took too long.
-    #[error("store {name}: not done within {} s", .after.as_secs())]
-    Timeout {
-        /// The file.
-        name: FileName,
-        /// The limit.
-        after: Duration,
-    },
-}
-
-impl PushError {
-    /// The exit status for `archive_command`: always 1 to 125, because PostgreSQL takes a higher one for a crash,
-    /// restarts its archiver and counts no failure (`pgarch_archiveXlog`). 2 wrong request, 4 try again, 5 damaged data,
-    /// 6 conflict.
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            Self::Name { .. } | Self::UnknownMajor { .. } => status::WRONG_REQUEST,
-            Self::Read { .. } | Self::Changed { .. } | Self::Timeout { .. } => status::TRY_AGAIN,
-            Self::Length { .. } | Self::Header { .. } | Self::History(_) => status::DAMAGED,
-            Self::Mismatch(SegmentMismatch::SystemIdentifier { .. }) => status::CONFLICT,
-            Self::Mismatch(_) => status::DAMAGED,
-            Self::Archive { source, .. } => archive_status(source),
-        }
-    }
-}
-
 /// Stores the file at `path`, which is `%p` of `archive_command` and may be relative to the data directory.
 ///
 /// `Ok` only when the file is durable in the repository. If several files wait, `start` is asked for a drainer and this
@@ -145,7 +58,7 @@ pub async fn run(context: &Context, path: &Path, start: Start<'_>) -> Result<Pus
         spool.forget_pushed(&name.to_string());
         return Ok(Pushed::Ahead);
     }
-    let (stored, _) = push_file(context, path, &name).await?;
+    let (stored, _) = push_file(context, path, &name, context.limits.workers).await?;
     Ok(match stored {
         Stored::New => Pushed::Stored,
         Stored::AlreadyThere => Pushed::AlreadyThere,
@@ -222,86 +135,120 @@ pub(super) fn ready_files(wal_directory: &Path) -> io::Result<Vec<FileName>> {
     Ok(names)
 }
 
-/// Reads, checks and stores one file; also says which file it was.
+/// Reads, checks and stores one file with so many threads; also says which file it was.
 pub(super) async fn push_file(
     context: &Context,
     path: &Path,
     name: &FileName,
+    threads: usize,
 ) -> Result<(Stored, FileIdentity), PushError> {
-    let (content, identity) = read_file(path, name)?;
-    failpoint::reach("wal-push.read");
-    let limit = context.limits.deadline_for(content.len() as u64);
-    let store = store_file(context, path, name, &content);
+    let fail = |source| PushError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(fail)?;
+    let identity = FileIdentity::from(&file.metadata().map_err(fail)?);
+    if identity.size > MAX_WAL_FILE {
+        return Err(PushError::Length { name: *name, found: identity.size, expected: MAX_WAL_FILE });
+    }
+    let limit = context.limits.deadline_for(identity.size);
+    let store = async {
+        match name {
+            FileName::Segment(segment) | FileName::Partial(segment) => {
+                store_segment(context, path, name, segment, file, identity, threads).await
+            }
+            _ => store_note(context, path, name, file, identity).await,
+        }
+    };
     match tokio::time::timeout(limit, store).await {
         Ok(stored) => Ok((stored?, identity)),
         Err(_) => Err(PushError::Timeout { name: *name, after: limit }),
     }
 }
 
-fn read_file(path: &Path, name: &FileName) -> Result<(Vec<u8>, FileIdentity), PushError> {
-    let fail = |source| PushError::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(fail)?;
-    let before = FileIdentity::from(&file.metadata().map_err(fail)?);
-    if before.size > MAX_WAL_FILE {
-        return Err(PushError::Length { name: *name, found: before.size, expected: MAX_WAL_FILE });
-    }
-    let mut content = Vec::with_capacity(before.size as usize + 1);
-    // One byte more than there should be, to see a file that grows.
-    file.by_ref().take(before.size + 1).read_to_end(&mut content).map_err(fail)?;
-    let after = FileIdentity::from(&file.metadata().map_err(fail)?);
-    if before != after || content.len() as u64 != before.size {
-        return Err(PushError::Changed { path: path.to_owned() });
-    }
-    Ok((content, before))
-}
-
-async fn store_file(
+async fn store_segment(
     context: &Context,
     path: &Path,
     name: &FileName,
-    content: &[u8],
+    segment: &SegmentName,
+    file: File,
+    identity: FileIdentity,
+    threads: usize,
 ) -> Result<Stored, PushError> {
-    let archive = |source| PushError::Archive { name: *name, source };
-    let mut info = WalInfo {
-        name: name.to_string(),
-        length: content.len() as u64,
-        stored_us: (context.now)().as_microsecond(),
-        ..WalInfo::default()
-    };
-    let identity = match name {
-        FileName::Segment(segment) | FileName::Partial(segment) => {
-            let identity = segment_identity(name, segment, content)?;
-            let size = pg::wal::SegmentSize::new(identity.segment_size).expect("the header was checked");
-            let span = records::commit_span(content, segment, size);
-            let unix_us = |moment: pg::PgTimestamp| Some(moment.to_timestamp()?.as_microsecond());
-            info.first_commit_us = span.and_then(|span| unix_us(span.first));
-            info.last_commit_us = span.and_then(|span| unix_us(span.last));
-            Some(identity)
-        }
-        FileName::History(timeline) => {
-            TimelineHistory::parse(*timeline, content)?;
-            server_identity(path)
-        }
-        FileName::BackupHistory { .. } => server_identity(path),
-    };
-    if let Some(identity) = identity {
-        context.repository.bind(&context.cluster, &identity).await.map_err(archive)?;
-    }
-    failpoint::reach("wal-push.bound");
-    let threads = context.limits.workers;
-    let stored = context.repository.store_wal(&context.cluster, name, content, &info, threads).await;
+    let mut head = vec![0; HEAD.min(identity.size as usize)];
+    file.read_exact_at(&mut head, 0).map_err(|source| unread(path, source))?;
+    let cluster = segment_identity(name, segment, &head, identity.size)?;
+    failpoint::reach("wal-push.read");
+    bind(context, name, &cluster).await?;
+    let size = pg::wal::SegmentSize::new(cluster.segment_size).expect("the header was checked");
+    let walk = CommitWalk::new(segment, size);
+    let content = Arc::new(SegmentFile::new(file, identity, info(context, name, identity.size), walk));
+    let stored = context.repository.store_wal_file(&context.cluster, name, content, threads).await;
     failpoint::reach("wal-push.stored");
-    stored.map_err(archive)
+    stored.map_err(|source| match source {
+        ArchiveError::Content { source, .. } => unread(path, source),
+        source => PushError::Archive { name: *name, source },
+    })
+}
+
+/// Stores a history file or what PostgreSQL notes of a base backup; both are small.
+async fn store_note(
+    context: &Context,
+    path: &Path,
+    name: &FileName,
+    mut file: File,
+    identity: FileIdentity,
+) -> Result<Stored, PushError> {
+    let fail = |source| PushError::Read { path: path.to_owned(), source };
+    let mut content = Vec::new();
+    // One byte more than there should be, to see a file that grows.
+    file.by_ref().take(identity.size + 1).read_to_end(&mut content).map_err(fail)?;
+    let after = FileIdentity::from(&file.metadata().map_err(fail)?);
+    if identity != after || content.len() as u64 != identity.size {
+        return Err(PushError::Changed { path: path.to_owned() });
+    }
+    failpoint::reach("wal-push.read");
+    if let FileName::History(timeline) = name {
+        TimelineHistory::parse(*timeline, &content)?;
+    }
+    if let Some(cluster) = server_identity(path) {
+        bind(context, name, &cluster).await?;
+    }
+    let info = info(context, name, identity.size);
+    let stored = context.repository.store_wal(&context.cluster, name, &content, &info, 1).await;
+    failpoint::reach("wal-push.stored");
+    stored.map_err(|source| PushError::Archive { name: *name, source })
+}
+
+async fn bind(context: &Context, name: &FileName, cluster: &Identity) -> Result<(), PushError> {
+    let bound = context.repository.bind(&context.cluster, cluster).await;
+    failpoint::reach("wal-push.bound");
+    bound.map_err(|source| PushError::Archive { name: *name, source })
+}
+
+fn info(context: &Context, name: &FileName, length: u64) -> WalInfo {
+    let stored_us = (context.now)().as_microsecond();
+    WalInfo { name: name.to_string(), length, stored_us, ..WalInfo::default() }
+}
+
+fn unread(path: &Path, source: io::Error) -> PushError {
+    let path = path.to_owned();
+    if source.get_ref().is_some_and(|inner| inner.is::<Changed>()) {
+        return PushError::Changed { path };
+    }
+    PushError::Read { path, source }
 }
 
 /// The cluster that a segment is of, after everything that its header can tell was compared with its name.
-fn segment_identity(name: &FileName, segment: &SegmentName, content: &[u8]) -> Result<Identity, PushError> {
-    let header = LongHeader::parse(content).map_err(|source| PushError::Header { name: *name, source })?;
+fn segment_identity(
+    name: &FileName,
+    segment: &SegmentName,
+    head: &[u8],
+    length: u64,
+) -> Result<Identity, PushError> {
+    let header = LongHeader::parse(head).map_err(|source| PushError::Header { name: *name, source })?;
     let LongHeader { system_identifier, segment_size, magic, .. } = header;
-    check_segment(content, segment, &StreamIdentity { system_identifier, segment_size })?;
+    check_segment(head, segment, &StreamIdentity { system_identifier, segment_size })?;
     let expected = u64::from(segment_size.bytes());
-    if content.len() as u64 != expected {
-        return Err(PushError::Length { name: *name, found: content.len() as u64, expected });
+    if length != expected {
+        return Err(PushError::Length { name: *name, found: length, expected });
     }
     let major = header.major().ok_or(PushError::UnknownMajor { name: *name, magic })?;
     Ok(Identity { system_identifier, segment_size: segment_size.bytes(), major: u32::from(major.number()) })

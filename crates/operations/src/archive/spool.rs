@@ -1,11 +1,11 @@
 //! What was done ahead for one server: notes of files that are stored, and segments that were fetched.
 //!
 //! One folder for each `pg_wal`, below the repository's id. Notes are authenticated with the repository's local key, and
-//! a fetched segment counts only with a note of its digest. The segments themselves lie there as they lie in `pg_wal`:
-//! readable by their owner, not encrypted.
+//! a fetched segment counts only with a note that says of exactly this file that its content was authentic. The segments
+//! themselves lie there as they lie in `pg_wal`: readable by their owner, not encrypted.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,10 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use repository::archive::WalSink as _;
+
 use super::Context;
+use super::content::{Changed, Incoming};
 use crate::failpoint;
 
 /// A spool that nothing has touched for so long belongs to a server that is gone.
@@ -69,6 +72,14 @@ impl From<&fs::Metadata> for FileIdentity {
     }
 }
 
+impl FileIdentity {
+    /// How long after its last change a file's identity tells of the next one: time stamps are taken from a clock that
+    /// ticks every 10 ms at most, or have whole seconds on old file systems.
+    fn settles_after(&self) -> Duration {
+        if self.changed.1 == 0 { Duration::from_secs(2) } else { Duration::from_millis(20) }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Pushed {
     cluster: String,
@@ -78,7 +89,7 @@ struct Pushed {
 #[derive(Serialize, Deserialize)]
 struct Fetched {
     cluster: String,
-    digest: [u8; 32],
+    file: FileIdentity,
 }
 
 impl Spool {
@@ -123,62 +134,74 @@ impl Spool {
 
     /// Whether a segment was fetched whole, good or bad.
     pub fn has_fetched(&self, name: &SegmentName) -> bool {
-        self.path(name).exists()
+        self.notes.has(Drawer::Fetched, &name.to_string())
     }
 
     /// Whether the segment is being fetched at this moment, if a fetcher lives.
     pub fn is_being_fetched(&self, name: &SegmentName) -> bool {
-        self.part(name).exists()
+        self.path(name).exists() && !self.has_fetched(name)
     }
 
     /// Says that the segment is being fetched, before the request is made.
-    pub fn announce(&self, name: &SegmentName) -> io::Result<()> {
-        let path = self.part(name);
+    pub fn announce(&self, name: &SegmentName) -> io::Result<Incoming> {
+        let path = self.path(name);
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path.parent().expect("a folder is above"))?;
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map(drop)
+        self.notes.remove(Drawer::Fetched, &name.to_string());
+        let mut incoming = Incoming::new(path);
+        incoming.take(&[])?;
+        Ok(incoming)
     }
 
-    /// Keeps a fetched segment. It is written to disk here, so that handing it out is a rename.
-    pub fn keep_fetched(&self, name: &SegmentName, content: &[u8]) -> io::Result<()> {
-        let part = self.part(name);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-        file.write_all(content)?;
-        file.sync_all()?;
+    /// Keeps a fetched segment whose content has this digest. It is written to disk and read again here, so that handing
+    /// it out is a rename: whatever happens to the file from now on changes its identity.
+    pub async fn keep_fetched(
+        &self,
+        name: &SegmentName,
+        incoming: Incoming,
+        digest: [u8; 32],
+    ) -> io::Result<()> {
+        let path = incoming.finish()?;
         failpoint::reach("wal-prefetch.written");
-        let digest = self.context.repository.digester().content(content);
-        let note = Fetched { cluster: self.context.cluster.to_string(), digest };
+        let written = FileIdentity::from(&fs::symlink_metadata(&path)?);
+        tokio::time::sleep(written.settles_after()).await;
+        let mut hasher = self.context.repository.digester().content_hasher();
+        hasher.update_reader(File::open(&path)?)?;
+        let file = FileIdentity::from(&fs::symlink_metadata(&path)?);
+        if file != written || *hasher.finalize().as_bytes() != digest {
+            return Err(io::Error::other(Changed));
+        }
+        let note = Fetched { cluster: self.context.cluster.to_string(), file };
         let bytes = serde_json::to_vec(&note).expect("plain fields");
         self.notes.put(Drawer::Fetched, &name.to_string(), &bytes);
         failpoint::reach("wal-prefetch.noted");
-        fs::rename(&part, self.path(name))
+        Ok(())
     }
 
-    /// The content of a fetched segment and where it lies, if it is what its authentic note says.
-    pub fn fetched(&self, name: &SegmentName) -> Option<(Vec<u8>, PathBuf)> {
+    /// Where a fetched segment lies, if it is what an authentic note says that it is.
+    pub fn fetched(&self, name: &SegmentName) -> Option<PathBuf> {
+        let note = self.notes.get(Drawer::Fetched, &name.to_string())?;
+        let note = serde_json::from_slice::<Fetched>(&note).ok()?;
         let path = self.path(name);
-        let content = fs::read(&path).ok()?;
-        let note = self.notes.get(Drawer::Fetched, &name.to_string());
-        let note = note.and_then(|bytes| serde_json::from_slice::<Fetched>(&bytes).ok())?;
-        let good = note.cluster == self.context.cluster.as_str()
-            && self.context.repository.digester().content(&content) == note.digest;
-        good.then_some((content, path))
+        let metadata = fs::symlink_metadata(&path).ok()?;
+        let good = metadata.is_file()
+            && note.cluster == self.context.cluster.as_str()
+            && note.file == FileIdentity::from(&metadata);
+        good.then_some(path)
     }
 
     /// Removes what there is of a fetched segment.
     pub fn forget_fetched(&self, name: &SegmentName) {
         let _ = fs::remove_file(self.path(name));
-        let _ = fs::remove_file(self.part(name));
         self.notes.remove(Drawer::Fetched, &name.to_string());
     }
 
     /// Segments that were fetched whole, in order.
     pub fn fetched_names(&self) -> Vec<SegmentName> {
-        let entries = fs::read_dir(self.folder.join("segments")).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let mut names: Vec<SegmentName> = names.collect();
+        let names = self.notes.names(Drawer::Fetched);
+        let mut names: Vec<SegmentName> = names.iter().filter_map(|name| name.parse().ok()).collect();
         names.sort_unstable();
         names
     }
@@ -248,10 +271,6 @@ impl Spool {
     /// Where a fetched segment lies, or would.
     pub fn path(&self, name: &SegmentName) -> PathBuf {
         self.folder.join("segments").join(name.to_string())
-    }
-
-    fn part(&self, name: &SegmentName) -> PathBuf {
-        self.folder.join("segments").join(format!("{name}.part"))
     }
 }
 

@@ -38,19 +38,9 @@ pub struct CommitSpan {
 /// segment. `segment` begins at its first byte and may be cut off anywhere. A record that runs on into the
 /// next segment is not counted.
 pub fn commit_span(segment: &[u8], name: &SegmentName, size: SegmentSize) -> Option<CommitSpan> {
-    let mut walk = Walk::start(segment, name, size)?;
-    let mut span: Option<CommitSpan> = None;
-    let mut record = Vec::new();
-    while let Some(found) = walk.next_record(&mut record) {
-        let Some(moment) = ending(&found, &record) else { continue };
-        span = Some(match span {
-            None => CommitSpan { first: moment, last: moment, last_lsn: found.lsn },
-            Some(span) => {
-                CommitSpan { first: span.first.min(moment), last: span.last.max(moment), last_lsn: found.lsn }
-            }
-        });
-    }
-    span
+    let mut walk = CommitWalk::new(name, size);
+    walk.see(segment);
+    walk.finish()
 }
 
 /// What stands in a record's header.
@@ -104,116 +94,233 @@ fn main_data(mut body: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// A place in a segment that moves from record to record.
-struct Walk<'a> {
-    segment: &'a [u8],
-    /// The position of the segment's first byte in the log.
-    start: u64,
+/// Finds the span of the commits of a segment that comes piece by piece, in order.
+pub struct CommitWalk {
+    name: SegmentName,
+    size: SegmentSize,
+    /// Known from the first page's header.
     page_size: usize,
     magic: u16,
     /// Timelines of pages never go back, and never past the name's.
     timeline: u32,
-    last_timeline: u32,
-    /// Where the next record starts, or a page whose header comes first.
-    at: usize,
-    /// The last record read; the next one must point back to it.
+    /// A page that has not come whole. Pieces of whole pages are not copied.
+    page: Vec<u8>,
+    /// Bytes of the segment before the next page.
+    at: u64,
+    place: Place,
+    /// The record under way: its header, and all of it if it ends a transaction.
+    record: Vec<u8>,
+    found: Option<Found>,
+    /// Where the last record read begins; the next one must point back to it.
     previous: Option<Lsn>,
+    span: Option<CommitSpan>,
 }
 
-/// Why a record's bytes do not go on.
-enum Stop {
-    /// The end of what can be read.
+/// What comes next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A record.
+    Between,
+    /// `remaining` bytes of the record that begins at the LSN.
+    Within { lsn: Lsn, remaining: usize },
+    /// `remaining` bytes of a record of the segment before.
+    Foreign { remaining: usize },
+    /// Nothing that can be read.
     End,
-    /// The server gave the record up after a crash; a fresh one starts here.
-    Restart(usize),
 }
 
-impl<'a> Walk<'a> {
-    /// At the first record that starts in the segment, past the rest of one from the segment before.
-    fn start(segment: &'a [u8], name: &SegmentName, size: SegmentSize) -> Option<Walk<'a>> {
-        let header = LongHeader::parse(segment).ok()?;
-        let start = name.start(size);
-        let is_ours = name.fits(size) && header.segment_size == size && header.page_address == start;
-        if !is_ours || header.timeline > name.timeline {
-            return None;
-        }
-        let mut walk = Walk {
-            segment: &segment[..segment.len().min(size.bytes() as usize)],
-            start,
-            page_size: header.block_size as usize,
-            magic: header.magic,
-            timeline: header.timeline.get(),
-            last_timeline: name.timeline.get(),
-            at: LONG_HEADER_SIZE,
+impl CommitWalk {
+    /// At the first byte of the segment.
+    pub fn new(name: &SegmentName, size: SegmentSize) -> Self {
+        Self {
+            name: *name,
+            size,
+            page_size: 0,
+            magic: 0,
+            timeline: 0,
+            page: Vec::new(),
+            at: 0,
+            place: Place::Between,
+            record: Vec::new(),
+            found: None,
             previous: None,
-        };
-        if header.info & CONTINUES != 0 {
-            let mut remaining = header.remaining_len as usize;
-            let rest = remaining;
-            match walk.take(rest, &mut remaining, |_| ()) {
-                Ok(()) => walk.align(),
-                Err(Stop::Restart(at)) => walk.at = at,
-                Err(Stop::End) => return None,
-            }
+            span: None,
         }
-        Some(walk)
     }
 
-    /// The next whole record. `bytes` gets all of one that ends a transaction, and the header of any other.
-    fn next_record(&mut self, bytes: &mut Vec<u8>) -> Option<Found> {
-        loop {
-            if self.at.is_multiple_of(self.page_size) {
-                self.enter_page(|header| !header.has(CONTINUES)).ok()?;
-            }
-            match self.read_record(bytes) {
-                Ok(found) => {
-                    self.previous = Some(found.lsn);
-                    // After a switch the rest of the segment is filling.
-                    let is_switch = found.resource_manager == XLOG && found.info & 0xF0 == SWITCH;
-                    self.at = if is_switch { self.segment.len() } else { self.at };
-                    self.align();
-                    return Some(found);
+    /// Takes the next bytes of the segment.
+    pub fn see(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() && self.place != Place::End {
+            let wanted = if self.page_size == 0 { LONG_HEADER_SIZE } else { self.page_size };
+            if self.page.is_empty() && piece.len() >= wanted {
+                if self.page_size == 0 {
+                    self.begin(piece);
+                    continue;
                 }
-                // The walk only ever moves forward, so this ends.
-                Err(Stop::Restart(at)) if at > self.at => self.at = at,
-                Err(_) => return None,
+                let (page, rest) = piece.split_at(wanted);
+                self.pass(page);
+                piece = rest;
+                continue;
+            }
+            let (taken, rest) = piece.split_at((wanted - self.page.len()).min(piece.len()));
+            self.page.extend_from_slice(taken);
+            piece = rest;
+            if self.page.len() == wanted {
+                self.pass_kept();
             }
         }
     }
 
-    /// The record at the current place; the place is then its end, or unchanged on failure.
-    fn read_record(&mut self, bytes: &mut Vec<u8>) -> Result<Found, Stop> {
-        let begin = self.at;
-        let result = self.read_record_from(begin, bytes);
-        if result.is_err() {
-            self.at = begin;
+    fn pass_kept(&mut self) {
+        let mut page = std::mem::take(&mut self.page);
+        if self.page_size == 0 {
+            self.begin(&page);
+            self.page = page;
+            return;
         }
-        result
+        self.pass(&page);
+        page.clear();
+        self.page = page;
     }
 
-    fn read_record_from(&mut self, begin: usize, bytes: &mut Vec<u8>) -> Result<Found, Stop> {
-        let lsn = Lsn::new(self.start + begin as u64).ok_or(Stop::End)?;
-        // A record starts on a multiple of eight, so its length never runs over the end of a page.
-        let length = self.segment.get(begin..begin + 4).ok_or(Stop::End)?;
-        let total_length = u32::from_le_bytes(length.try_into().expect("the slice has 4 bytes")) as usize;
-        if total_length < RECORD_HEADER_SIZE {
-            return Err(Stop::End);
+    /// The span of what came. The segment may be cut off anywhere.
+    pub fn finish(mut self) -> Option<CommitSpan> {
+        if self.page_size > 0 {
+            self.pass_kept();
         }
-        bytes.clear();
-        let mut remaining = total_length;
-        self.take(RECORD_HEADER_SIZE, &mut remaining, |piece| bytes.extend_from_slice(piece))?;
-        let found = parse_header(lsn, bytes);
-        if !self.follows(&found) {
-            return Err(Stop::End);
+        self.span
+    }
+
+    /// Reads the header of the segment, from its first bytes.
+    fn begin(&mut self, page: &[u8]) {
+        self.place = Place::End;
+        let Ok(header) = LongHeader::parse(page) else { return };
+        let is_ours = self.name.fits(self.size)
+            && header.segment_size == self.size
+            && header.page_address == self.name.start(self.size);
+        if !is_ours || header.timeline > self.name.timeline {
+            return;
         }
-        let keep = found.is_ending();
-        let rest = remaining;
-        self.take(rest, &mut remaining, |piece| {
-            if keep {
-                bytes.extend_from_slice(piece);
+        self.page_size = header.block_size as usize;
+        self.magic = header.magic;
+        self.timeline = header.timeline.get();
+        let remaining = if header.info & CONTINUES != 0 { header.remaining_len as usize } else { 0 };
+        self.place = Place::Foreign { remaining };
+    }
+
+    /// Passes one page; only the last one may be shorter than a page.
+    fn pass(&mut self, page: &[u8]) {
+        if self.place == Place::End || self.at >= u64::from(self.size.bytes()) {
+            return;
+        }
+        let mut here = if self.at == 0 { LONG_HEADER_SIZE } else { SHORT_HEADER_SIZE };
+        if self.at > 0 && !self.enter(page) {
+            self.place = Place::End;
+        }
+        while here < page.len() && self.place != Place::End {
+            here = match self.place {
+                Place::Between => self.begin_record(page, here),
+                Place::Foreign { remaining } => self.skip(page, here, remaining),
+                Place::Within { lsn, remaining } => self.go_on(page, here, lsn, remaining),
+                Place::End => return,
+            };
+        }
+        self.at += page.len() as u64;
+    }
+
+    /// Whether the page is the server's and goes on with what the one before it left off; each says again how much
+    /// is left of a record. Where the server gave a record up after a crash, a fresh one begins.
+    fn enter(&mut self, page: &[u8]) -> bool {
+        let Some(header) = PageHeader::read(page) else { return false };
+        let is_ours = header.magic == self.magic
+            && header.flags_are_known()
+            && !header.has(LONG)
+            && header.page_address == self.name.start(self.size) + self.at
+            && (self.timeline..=self.name.timeline.get()).contains(&header.timeline);
+        if !is_ours {
+            return false;
+        }
+        self.timeline = header.timeline;
+        let left = match self.place {
+            Place::Within { remaining, .. } | Place::Foreign { remaining } => remaining,
+            Place::Between | Place::End => 0,
+        };
+        if left == 0 {
+            return !header.has(CONTINUES);
+        }
+        if header.has(CONTINUES) {
+            return header.remaining_len as usize == left;
+        }
+        self.place = Place::Between;
+        header.has(GIVEN_UP)
+    }
+
+    fn skip(&mut self, page: &[u8], here: usize, remaining: usize) -> usize {
+        let taken = remaining.min(page.len() - here);
+        self.place = match remaining - taken {
+            0 => Place::Between,
+            remaining => Place::Foreign { remaining },
+        };
+        if self.place == Place::Between { (here + taken).next_multiple_of(ALIGNMENT) } else { page.len() }
+    }
+
+    /// A record starts on a multiple of eight, so its length never runs over the end of a page.
+    fn begin_record(&mut self, page: &[u8], here: usize) -> usize {
+        let lsn = Lsn::new(self.name.start(self.size) + self.at + here as u64);
+        let length = page.get(here..here + 4).map(|bytes| bytes.try_into().expect("the slice has 4 bytes"));
+        self.place = match (lsn, length.map(u32::from_le_bytes)) {
+            (Some(lsn), Some(length)) if length as usize >= RECORD_HEADER_SIZE => {
+                Place::Within { lsn, remaining: length as usize }
             }
-        })?;
-        Ok(found)
+            _ => Place::End,
+        };
+        self.record.clear();
+        self.found = None;
+        here
+    }
+
+    /// Takes what the page has of a record; returns the place behind it.
+    fn go_on(&mut self, page: &[u8], mut here: usize, lsn: Lsn, mut remaining: usize) -> usize {
+        if self.found.is_none() {
+            let taken = (RECORD_HEADER_SIZE - self.record.len()).min(page.len() - here);
+            self.record.extend_from_slice(&page[here..here + taken]);
+            (here, remaining) = (here + taken, remaining - taken);
+            if self.record.len() == RECORD_HEADER_SIZE {
+                let found = parse_header(lsn, &self.record);
+                if !self.follows(&found) {
+                    self.place = Place::End;
+                    return here;
+                }
+                self.found = Some(found);
+            }
+        }
+        if let Some(found) = self.found {
+            let taken = remaining.min(page.len() - here);
+            if found.is_ending() {
+                self.record.extend_from_slice(&page[here..here + taken]);
+            }
+            (here, remaining) = (here + taken, remaining - taken);
+            if remaining == 0 {
+                self.end_record(&found);
+                return here.next_multiple_of(ALIGNMENT);
+            }
+        }
+        self.place = Place::Within { lsn, remaining };
+        here
+    }
+
+    fn end_record(&mut self, found: &Found) {
+        self.previous = Some(found.lsn);
+        // After a switch the rest of the segment is filling.
+        let is_switch = found.resource_manager == XLOG && found.info & 0xF0 == SWITCH;
+        self.place = if is_switch { Place::End } else { Place::Between };
+        let Some(moment) = ending(found, &self.record) else { return };
+        self.span = Some(match self.span {
+            None => CommitSpan { first: moment, last: moment, last_lsn: found.lsn },
+            Some(span) => {
+                CommitSpan { first: span.first.min(moment), last: span.last.max(moment), last_lsn: found.lsn }
+            }
+        });
     }
 
     /// Whether a record points back to the one before it, as far as that is known. Source:
@@ -223,58 +330,6 @@ impl<'a> Walk<'a> {
             Some(previous) => found.previous == previous.get(),
             None => found.previous < found.lsn.get(),
         }
-    }
-
-    /// Gives the next `length` bytes of a record to `sink`, of which `remaining` are left, past the headers
-    /// of the pages it runs over: each says again how much is left.
-    fn take(
-        &mut self,
-        mut length: usize,
-        remaining: &mut usize,
-        mut sink: impl FnMut(&'a [u8]),
-    ) -> Result<(), Stop> {
-        while length > 0 {
-            if self.at.is_multiple_of(self.page_size) {
-                self.enter_page(|header| {
-                    header.has(CONTINUES) && header.remaining_len as usize == *remaining
-                })?;
-            }
-            let in_page = (self.page_size - self.at % self.page_size).min(length);
-            let piece = self.segment.get(self.at..self.at + in_page).ok_or(Stop::End)?;
-            sink(piece);
-            self.at += in_page;
-            length -= in_page;
-            *remaining -= in_page;
-        }
-        Ok(())
-    }
-
-    /// Passes the header of the page at the current place, if it is the server's and `fits` what is expected
-    /// here.
-    fn enter_page(&mut self, fits: impl Fn(&PageHeader) -> bool) -> Result<(), Stop> {
-        let page = self.segment.get(self.at..).ok_or(Stop::End)?;
-        let header = PageHeader::read(page).ok_or(Stop::End)?;
-        let is_ours = header.magic == self.magic
-            && header.flags_are_known()
-            && !header.has(LONG)
-            && header.page_address == self.start + self.at as u64
-            && (self.timeline..=self.last_timeline).contains(&header.timeline);
-        if !is_ours {
-            return Err(Stop::End);
-        }
-        self.timeline = header.timeline;
-        if fits(&header) {
-            self.at += SHORT_HEADER_SIZE;
-            Ok(())
-        } else if header.has(GIVEN_UP) && !header.has(CONTINUES) {
-            Err(Stop::Restart(self.at))
-        } else {
-            Err(Stop::End)
-        }
-    }
-
-    fn align(&mut self) {
-        self.at = self.at.next_multiple_of(ALIGNMENT);
     }
 }
 

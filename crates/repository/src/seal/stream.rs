@@ -1,4 +1,4 @@
-//! Whole objects as streams of frames: manifests and partial manifests; WAL files use the same frames.
+//! Whole objects as streams of frames: manifests and partial manifests; WAL files have the same frames, see `archive`.
 
 use bytes::Bytes;
 use storage::ObjectName;
@@ -51,7 +51,7 @@ pub fn open_stream(
 }
 
 /// The frames of a stream in order: number, sealed bytes, whether it is the last.
-pub(crate) fn frames<'a>(
+fn frames<'a>(
     name: &'a ObjectName,
     mut rest: &'a [u8],
 ) -> impl Iterator<Item = Result<(u64, &'a [u8], bool), SealError>> + 'a {

@@ -11,7 +11,7 @@ mod write;
 use crate::error::{Action, Call, Cause};
 use crate::memory::bad_prefix;
 use crate::name::checked_prefix;
-use crate::{Children, Entry, ObjectName, Storage, StorageError, Tail};
+use crate::{Children, Entry, ObjectName, Parts, Storage, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -77,6 +77,20 @@ impl Storage for Filesystem {
     async fn create(&self, name: &ObjectName, parts: &[Bytes]) -> Result<(), StorageError> {
         let (name, parts) = (name.clone(), parts.to_vec());
         self.blocking(Call::Create, name.clone().as_str(), move |inner| inner.create(&name, &parts)).await
+    }
+
+    async fn create_from(&self, name: &ObjectName, parts: Parts) -> Result<(), StorageError> {
+        let name = name.clone();
+        self.blocking(Call::Create, name.clone().as_str(), move |inner| inner.create_from(&name, parts)).await
+    }
+
+    async fn prepare(&self, name: &ObjectName) {
+        let name = name.clone();
+        let prepare = move |inner: &Inner| {
+            inner.prepare(&name);
+            Ok(())
+        };
+        let _ = self.blocking(Call::Create, "", prepare).await;
     }
 
     async fn read(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StorageError> {

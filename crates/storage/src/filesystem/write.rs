@@ -3,7 +3,7 @@
 use super::walk::{TEMPORARY_PREFIX, remove_stale_temporaries};
 use super::{Inner, failed, is_absence};
 use crate::error::Call;
-use crate::{DirectFile, ObjectName, StorageError};
+use crate::{DirectFile, ObjectName, Parts, StorageError};
 use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, RenameFlags};
 use rustix::io::Errno;
@@ -21,6 +21,28 @@ const DURABLE_MAX: usize = 4096;
 impl Inner {
     /// Writes, publishes without replacing, and makes durable.
     pub(super) fn create(&self, name: &ObjectName, parts: &[Bytes]) -> Result<(), StorageError> {
+        self.create_of(name, parts.iter().map(Ok))
+    }
+
+    /// The same with parts that are made meanwhile.
+    pub(super) fn create_from(&self, name: &ObjectName, parts: Parts) -> Result<(), StorageError> {
+        self.create_of(name, parts)
+    }
+
+    /// Makes the directories of an object durable, if the root is there.
+    pub(super) fn prepare(&self, name: &ObjectName) {
+        if self.check_root(Call::Create).is_ok()
+            && let Some(directory) = self.path(name).parent()
+        {
+            let _ = self.make_durable(directory);
+        }
+    }
+
+    fn create_of<B: AsRef<[u8]>>(
+        &self,
+        name: &ObjectName,
+        parts: impl Iterator<Item = io::Result<B>>,
+    ) -> Result<(), StorageError> {
         let fail = |error| failed(Call::Create, name.as_str(), error);
         self.check_root(Call::Create)?;
         let path = self.path(name);
@@ -146,12 +168,13 @@ pub(crate) fn make_directories(directory: &Path, top: &Path) -> io::Result<()> {
     Err(absent())
 }
 
-fn write_parts(file: File, parts: &[Bytes]) -> io::Result<()> {
+fn write_parts<B: AsRef<[u8]>>(file: File, parts: impl Iterator<Item = io::Result<B>>) -> io::Result<()> {
     let mut file = DirectFile::new(file)?;
     let mut offset = 0;
     for part in parts {
-        file.write_all_at(part, offset)?;
-        offset += part.len() as u64;
+        let part = part?;
+        file.write_all_at(part.as_ref(), offset)?;
+        offset += part.as_ref().len() as u64;
     }
     file.file().sync_all()
 }

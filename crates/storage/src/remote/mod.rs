@@ -168,6 +168,10 @@ impl Storage for Remote {
         }
     }
 
+    async fn prepare(&self, name: &ObjectName) {
+        let _ = self.client(&Action::new(Call::Create, name.as_str())).await;
+    }
+
     async fn read(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StorageError> {
         if range.start < range.end {
             let length = range.end - range.start;

@@ -251,6 +251,13 @@ async fn a15_no_damage_to_a_fetched_segment_is_handed_out() {
     }
 }
 
+async fn keep_fetched(world: &World, spool: &Spool, name: &SegmentName, content: &[u8]) {
+    let mut incoming = spool.announce(name).unwrap();
+    incoming.take(content).unwrap();
+    let digest = world.context.repository.digester().content(content);
+    spool.keep_fetched(name, incoming, digest).await.unwrap();
+}
+
 /// A world whose prefetcher was killed with three segments in the spool.
 async fn spool_of_three() -> World {
     let world = archived(4).await;
@@ -258,8 +265,7 @@ async fn spool_of_three() -> World {
     let _lock = spool.lock(Role::Prefetch).await.unwrap();
     for number in 2..=4 {
         let name = numbered(number).parse().unwrap();
-        spool.announce(&name).unwrap();
-        spool.keep_fetched(&name, &segment(&numbered(number), number as u8)).unwrap();
+        keep_fetched(&world, &spool, &name, &segment(&numbered(number), number as u8)).await;
     }
     world
 }
@@ -268,7 +274,7 @@ async fn spool_of_three() -> World {
 async fn an_announcement_of_a_dead_prefetcher_is_not_waited_for() {
     let world = archived(2).await;
     let spool = Spool::open(&world.context, &world.wal()).unwrap();
-    spool.announce(&numbered(2).parse().unwrap()).unwrap();
+    std::mem::forget(spool.announce(&numbered(2).parse().unwrap()).unwrap());
     let begun = Instant::now();
     assert_eq!(world.get(&numbered(2)).await.unwrap(), Got::Fetched);
     assert!(begun.elapsed() < Duration::from_secs(1));
@@ -301,8 +307,7 @@ async fn what_an_earlier_recovery_left_does_not_keep_a_prefetcher_away() {
     let spool = Spool::open(&world.context, &world.wal()).unwrap();
     for number in 11..=14 {
         let name = numbered(number).parse().unwrap();
-        spool.announce(&name).unwrap();
-        spool.keep_fetched(&name, &segment(&numbered(number), number as u8)).unwrap();
+        keep_fetched(&world, &spool, &name, &segment(&numbered(number), number as u8)).await;
     }
     world.get(&numbered(1)).await.unwrap();
     assert_eq!(wanted(&world).1.to_string(), numbered(1));

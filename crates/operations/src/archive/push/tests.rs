@@ -28,7 +28,7 @@ async fn a01_segments_pushed_in_any_order_are_all_there_once() {
             let (world, name) = (world.clone(), name.clone());
             pushes.spawn(async move {
                 let path = world.wal().join(&name);
-                push_file(&world.context, &path, &name.parse().unwrap()).await.unwrap().0
+                push_file(&world.context, &path, &name.parse().unwrap(), 1).await.unwrap().0
             });
         }
     }

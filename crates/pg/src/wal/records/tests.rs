@@ -238,6 +238,7 @@ proptest! {
         remaining in 0usize..20_000,
         records in proptest::collection::vec((any::<bool>(), 0usize..30_000, any::<i64>()), 0..40),
         cut in 0usize..1 << 20,
+        piece in 1usize..20_000,
     ) {
         let mut writer = Writer::new(remaining);
         let mut expected: Option<CommitSpan> = None;
@@ -256,6 +257,9 @@ proptest! {
         segment.resize(1 << 20, 0);
         segment.truncate(cut);
         prop_assert_eq!(span(&segment), expected);
+        let mut walk = CommitWalk::new(&name(), size());
+        segment.chunks(piece).for_each(|piece| walk.see(piece));
+        prop_assert_eq!(walk.finish(), expected, "in pieces");
     }
 
     #[test]
