@@ -10,6 +10,7 @@ mod live;
 mod plan;
 mod ready;
 mod record;
+mod region;
 mod settled;
 mod upload;
 mod wal;

@@ -3,22 +3,21 @@
 //! One worker does everything to its region before it takes the next, with buffers and contexts of its own.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pg::datadir::{self, RelationFile};
-use pg::page::{self, Verdict};
 use repository::RepositoryError;
 use repository::chunk::{Codec, MAX_CHUNK, PAGE, short};
 use repository::content::{Entry, Extent, ExtentBuilder, LEAF_SPAN};
 use repository::manifest::PageFinding;
 use repository::pack::{PackMemory, PackWriter};
 use repository::pages::PageAt;
-use server::files::{FileSource, FilesError, FoundFile, OpenFile};
+use server::files::{FileSource, FoundFile, OpenFile};
 use tokio::runtime::Handle;
 
 use super::error::{BackupError, display_path};
+use super::region::Region;
 use super::upload::Uploader;
-use super::{Context, MAX_SPAN_FINDINGS, settled};
+use super::{Context, settled};
 
 /// One file to be read.
 pub(crate) struct FileJob {
@@ -58,9 +57,7 @@ pub(crate) struct Worker<'c> {
     uploader: Uploader,
     handle: Handle,
     codec: Codec,
-    /// What was read last; as long as a chunk, for it may become one.
-    region: Vec<u8>,
-    region_digests: Vec<[u8; 32]>,
+    region: Region<'c>,
     memory: PackMemory,
     pack: Option<PackWriter>,
     /// New pages, up to `chunk_len`, and their digests.
@@ -84,8 +81,7 @@ impl<'c> Worker<'c> {
             uploader,
             handle,
             codec: Codec::new(context.level),
-            region: vec![0; MAX_CHUNK],
-            region_digests: Vec::with_capacity(MAX_CHUNK / PAGE),
+            region: Region::new(context),
             memory,
             pack: None,
             chunk: vec![0; MAX_CHUNK],
@@ -128,19 +124,8 @@ impl<'c> Worker<'c> {
         let mut at = start;
         while at < end {
             let wanted = (end - at).min(MAX_CHUNK as u64) as usize;
-            let mut region = std::mem::take(&mut self.region);
-            let len = file.read_at(at, &mut region[..wanted])?;
-            if let Some(first_block) = first_block {
-                let block = first_block + (at / PAGE as u64) as u32;
-                self.verify(&*file, path, &mut region[..len], at, block, &mut done)?;
-            }
-            done.crc32c = crc32c::crc32c_append(done.crc32c, &region[..len]);
-            // A short last page is compared and stored as a whole one, filled up with zeros.
-            let padded = len.next_multiple_of(PAGE);
-            region[len..padded].fill(0);
-            self.region = region;
-            done.new_bytes +=
-                self.store_region(padded, len, (at - start) as usize / PAGE, &earlier, &mut builder)?;
+            let len = self.region.read(&*file, path, at, wanted, first_block, &mut done)?;
+            done.new_bytes += self.store_region(len, (at - start) as usize / PAGE, &earlier, &mut builder)?;
             done.length += len as u64;
             at += len as u64;
             if len < wanted {
@@ -175,62 +160,6 @@ impl<'c> Worker<'c> {
         datadir::first_block(relation.segment, self.context.segment_blocks)
     }
 
-    /// Checks the pages' checksums; a page that was being written while it was read is read again.
-    fn verify(
-        &mut self,
-        file: &dyn OpenFile,
-        path: &[u8],
-        region: &mut [u8],
-        offset: u64,
-        first_block: u32,
-        done: &mut SpanDone,
-    ) -> Result<(), BackupError> {
-        for (number, page) in region.chunks_exact_mut(PAGE).enumerate() {
-            let block = first_block + number as u32;
-            done.pages_verified += 1;
-            let Verdict::Mismatch { .. } = page::verify(page, block) else { continue };
-            let at = offset + (number * PAGE) as u64;
-            let settled = self.settle(file, page, at, block)?;
-            let Verdict::Mismatch { expected, found, lsn } = settled else { continue };
-            if done.findings.len() >= MAX_SPAN_FINDINGS {
-                done.findings_left_out += 1;
-            } else {
-                done.findings.push(PageFinding {
-                    path: path.to_vec(),
-                    block,
-                    lsn,
-                    found: u32::from(found),
-                    computed: u32::from(expected),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads a page with a wrong checksum again, and gives the verdict that stays. A page whose LSN is past the start of
-    /// the backup is not waited for: whether the WAL repairs it is known when the backup's end is.
-    fn settle(
-        &self,
-        file: &dyn OpenFile,
-        page: &mut [u8],
-        at: u64,
-        block: u32,
-    ) -> Result<Verdict, FilesError> {
-        for pause_ms in [0, 2, 20, 100] {
-            std::thread::sleep(Duration::from_millis(pause_ms));
-            if file.read_at(at, page)? < PAGE {
-                // Truncated meanwhile; the WAL says so too.
-                page.fill(0);
-                return Ok(Verdict::New);
-            }
-            match page::verify(page, block) {
-                Verdict::Mismatch { lsn, .. } if lsn < self.context.start_lsn => {}
-                settled => return Ok(settled),
-            }
-        }
-        Ok(page::verify(page, block))
-    }
-
     /// Where earlier backups have the pages of a span: for each candidate a list, in page order.
     fn earlier_pages(&self, job: &FileJob, index: u32) -> Vec<Vec<PageAt>> {
         let mut lists = Vec::new();
@@ -255,21 +184,19 @@ impl<'c> Worker<'c> {
         })
     }
 
-    /// Stores the pages of the region, `padded` bytes, that no earlier backup has, and notes where each page is. `len` is
-    /// the region's length without padding. Returns the bytes stored.
+    /// Stores the pages of the region, `len` bytes without padding, that no earlier backup has, and notes where each page
+    /// is. Returns the bytes stored.
     fn store_region(
         &mut self,
-        padded: usize,
         len: usize,
         first_page: usize,
         earlier: &[Vec<PageAt>],
         builder: &mut ExtentBuilder,
     ) -> Result<u64, BackupError> {
-        self.region_digests.clear();
-        self.context.repository.digester().pages(&self.region[..padded], &mut self.region_digests);
-        if earlier.is_empty() && padded == MAX_CHUNK && self.chunk_len == 0 {
-            std::mem::swap(&mut self.region, &mut self.chunk);
-            std::mem::swap(&mut self.region_digests, &mut self.digests);
+        let pages = self.region.digests.len();
+        if earlier.is_empty() && pages == MAX_CHUNK / PAGE && self.chunk_len == 0 {
+            std::mem::swap(&mut self.region.bytes, &mut self.chunk);
+            std::mem::swap(&mut self.region.digests, &mut self.digests);
             let at = Extent { length: len as u64, ..self.next_page() };
             builder.push(at, MAX_CHUNK as u32);
             self.chunk_len = MAX_CHUNK;
@@ -277,8 +204,8 @@ impl<'c> Worker<'c> {
             return Ok(MAX_CHUNK as u64);
         }
         let mut new_bytes = 0;
-        for number in 0..padded / PAGE {
-            let digest = self.region_digests[number];
+        for number in 0..pages {
+            let digest = self.region.digests[number];
             let length = PAGE.min(len - number * PAGE) as u64;
             let known = earlier
                 .iter()
@@ -305,7 +232,7 @@ impl<'c> Worker<'c> {
 
     /// Adds page `number` of the region to the chunk.
     fn add_page(&mut self, number: usize, digest: [u8; 32]) -> Result<(), BackupError> {
-        let page = &self.region[number * PAGE..][..PAGE];
+        let page = &self.region.bytes[number * PAGE..][..PAGE];
         self.chunk[self.chunk_len..][..PAGE].copy_from_slice(page);
         self.chunk_len += PAGE;
         self.digests.push(digest);
