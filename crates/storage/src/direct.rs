@@ -32,7 +32,6 @@ pub fn aligned_buffer(capacity: usize) -> (Vec<u8>, usize) {
 #[derive(Debug)]
 pub struct DirectFile {
     file: File,
-    flags: OFlags,
     direct: bool,
     /// False once the file system refused.
     able: bool,
@@ -40,9 +39,8 @@ pub struct DirectFile {
 
 impl DirectFile {
     /// Takes a file that was opened for writing.
-    pub fn new(file: File) -> io::Result<Self> {
-        let flags = fcntl_getfl(&file)?;
-        Ok(Self { file, flags, direct: false, able: true })
+    pub fn new(file: File) -> Self {
+        Self { file, direct: false, able: true }
     }
 
     /// Writes all of `bytes` at `offset`: what is long and aligned goes to the disk, the rest to the page cache.
@@ -76,8 +74,9 @@ impl DirectFile {
 
     fn set_direct(&mut self, direct: bool) -> io::Result<()> {
         if self.direct != direct {
-            let flags = if direct { self.flags | OFlags::DIRECT } else { self.flags };
-            fcntl_setfl(&self.file, flags)?;
+            let flags = fcntl_getfl(&self.file)?;
+            let changed = if direct { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT };
+            fcntl_setfl(&self.file, changed)?;
             self.direct = direct;
         }
         Ok(())
@@ -97,7 +96,7 @@ mod tests {
         const STEP: usize = DIRECT_MIN;
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let path = directory.path().join("file");
-        let mut file = DirectFile::new(File::create(&path).unwrap()).unwrap();
+        let mut file = DirectFile::new(File::create(&path).unwrap());
         let (mut buffer, padding) = aligned_buffer(5 * STEP);
         buffer.extend((0..5 * STEP).map(|at| (at / 7) as u8));
         let bytes = &buffer[padding..];
@@ -115,7 +114,7 @@ mod tests {
     fn a_file_that_cannot_be_written_directly_is_written_as_usual() {
         // A device that has no such way, and takes all.
         let file = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
-        let mut file = DirectFile::new(file).unwrap();
+        let mut file = DirectFile::new(file);
         let (mut buffer, padding) = aligned_buffer(DIRECT_MIN);
         buffer.resize(padding + DIRECT_MIN, b'x');
         file.write_all_at(&buffer[padding..], 0).unwrap();

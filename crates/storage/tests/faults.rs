@@ -7,8 +7,8 @@ mod support;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use storage::{Call, Location, Settings, Storage, StorageError, open, probe};
 use support::bucket::{Bucket, Dialect, Quirk, error};
@@ -238,31 +238,6 @@ async fn s03_a_body_of_another_length_than_promised_is_never_taken() {
         let failure = streamed.unwrap_err();
         assert!(!matches!(failure, StorageError::Truncated { .. }), "{range}: {failure:?}");
     }
-}
-
-#[tokio::test]
-async fn s03_a_stream_goes_on_where_its_connection_broke() {
-    let bucket = Arc::new(Bucket::new(Dialect::S3, Quirk::None));
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let endpoint = {
-        let (bucket, asked) = (bucket.clone(), asked.clone());
-        serve(move |request| {
-            let range = request.headers.get("range").cloned();
-            let reply = bucket.answer(&request);
-            let Some(range) = range else { return reply };
-            let mut asked = asked.lock().unwrap();
-            asked.push(range);
-            reply.ending(if asked.len() < 4 { Ending::HalfBody } else { Ending::Whole })
-        })
-        .await
-    };
-    let storage = open(&s3_location(), &Settings { retry: hasty(), ..s3_settings(&endpoint) }).unwrap();
-    storage.create(&name("a"), &bytes(CONTENT)).await.unwrap();
-    asked.lock().unwrap().clear();
-    let pieces: Vec<Bytes> = storage.read_stream(&name("a"), 2..26).try_collect().await.unwrap();
-    assert_eq!(pieces.concat(), &CONTENT.as_bytes()[2..]);
-    // Each reply gives half of what it was asked for, and is not asked for that half again.
-    assert_eq!(*asked.lock().unwrap(), ["bytes=2-25", "bytes=14-25", "bytes=20-25", "bytes=23-25"]);
 }
 
 #[tokio::test]

@@ -36,6 +36,11 @@ impl Call {
         digits.parse().unwrap_or(-1)
     }
 
+    fn last_number(&self) -> u64 {
+        let last = self.arguments.trim_end().trim_end_matches(')').rsplit(", ").next().unwrap_or_default();
+        last.parse().expect("the call ends with a number")
+    }
+
     pub fn is_sync(&self) -> bool {
         matches!(self.name.as_str(), "fsync" | "fdatasync")
     }
@@ -190,6 +195,15 @@ impl Model {
                     *length += call.result as u64;
                 }
             }
+            "pwrite64" => {
+                let offset = call.last_number();
+                if let Some(Node::File { length, .. }) = self.opened(call) {
+                    assert_eq!(offset, *length, "the model knows files that grow at their end: {call:?}");
+                    *length += call.result as u64;
+                }
+            }
+            // Past the page cache or not, a byte is durable once the file is synced.
+            "fcntl" => {}
             "fsync" | "fdatasync" => match self.opened(call) {
                 Some(Node::File { length, durable }) => *durable = *length,
                 Some(Node::Folder { names, durable }) => durable.clone_from(names),

@@ -281,7 +281,7 @@ fn open_target(tree: &Tree, target: &FileTarget) -> io::Result<DirectFile> {
             Err(error) => return Err(error.into()),
         }
     }
-    DirectFile::new(file)
+    Ok(DirectFile::new(file))
 }
 
 /// A sealed chunk, or why it could not be read.

@@ -169,7 +169,7 @@ pub(crate) fn make_directories(directory: &Path, top: &Path) -> io::Result<()> {
 }
 
 fn write_parts<B: AsRef<[u8]>>(file: File, parts: impl Iterator<Item = io::Result<B>>) -> io::Result<()> {
-    let mut file = DirectFile::new(file)?;
+    let mut file = DirectFile::new(file);
     let mut offset = 0;
     for part in parts {
         let part = part?;
