@@ -92,7 +92,7 @@ pub(crate) struct Context {
     pub(crate) references: HashMap<PackId, PackRef>,
     /// Least time between two partial manifests.
     pub(crate) partial_time: Duration,
-    /// The clock when the server had begun the backup, nanoseconds since 1970.
+    /// The clock of file times when the server had begun the backup, nanoseconds since 1970.
     pub(crate) started_ns: i64,
     /// Set by whoever fails first, and looked at by all before their next piece of work.
     pub(crate) stop: AtomicBool,
@@ -192,7 +192,7 @@ fn begin_context(
         tail_lens: plan.packs.references.iter().map(|(id, pack)| (*id, pack.tail_len)).collect(),
         references: plan.packs.references.clone(),
         partial_time,
-        started_ns: settled::now_ns(),
+        started_ns: settled::file_clock_ns(),
         stop: AtomicBool::new(false),
     }
 }

@@ -12,7 +12,6 @@ use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use pg::control::ControlError;
 use pg::version::MajorError;
@@ -226,14 +225,15 @@ pub trait OpenFile: fmt::Debug + Send + Sync {
     /// What the file system says of it now.
     fn metadata(&self) -> Result<FileMetadata, FilesError>;
 
-    /// Two changes so far apart have change times that differ, if these have fractions of a second at all.
-    fn time_step(&self) -> Duration {
-        COARSE_TIME_STEP
+    /// Whether file times are taken from this machine's clock for them, and writers can be waited for.
+    fn has_local_times(&self) -> bool {
+        false
     }
-}
 
-/// What to expect of the times of a file system that is not known: whole seconds, or a clock of another machine.
-pub const COARSE_TIME_STEP: Duration = Duration::from_secs(2);
+    /// Waits for writes that have begun: each gives the file its change time first, and its bytes later. Of no effect where
+    /// times are not local.
+    fn wait_for_writers(&self) {}
+}
 
 #[cfg(test)]
 mod tests;

@@ -181,11 +181,12 @@ async fn take_ahead(
         return Ok(false);
     }
     let taken = match spool.fetched(segment) {
-        Some(path) => {
+        Some((path, file)) => {
             failpoint::reach("wal-get.ahead");
-            // A rename costs nothing; it fails between file systems.
+            // A rename costs nothing; it fails between file systems. Another fetcher may have put its own file there between
+            // the look and the rename: then this one is fetched over it.
             match fs::rename(&path, target).and_then(|()| sync_directory(directory)) {
-                Ok(()) => true,
+                Ok(()) => fs::symlink_metadata(target).is_ok_and(|metadata| file.is_still(&metadata)),
                 Err(_) => copy(spool, segment, directory, target)?,
             }
         }

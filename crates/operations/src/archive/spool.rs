@@ -73,6 +73,12 @@ impl From<&fs::Metadata> for FileIdentity {
 }
 
 impl FileIdentity {
+    /// Whether this is the same file with the same content, whatever name it has now: a rename sets the change time.
+    pub fn is_still(&self, metadata: &fs::Metadata) -> bool {
+        let now = Self::from(metadata);
+        (self.device, self.inode, self.size, self.modified) == (now.device, now.inode, now.size, now.modified)
+    }
+
     /// How long after its last change a file's identity tells of the next one: time stamps are taken from a clock that
     /// ticks every 10 ms at most, or have whole seconds on old file systems.
     fn settles_after(&self) -> Duration {
@@ -177,11 +183,12 @@ impl Spool {
         let bytes = serde_json::to_vec(&note).expect("plain fields");
         self.notes.put(Drawer::Fetched, &name.to_string(), &bytes);
         failpoint::reach("wal-prefetch.noted");
-        Ok(())
+        // Notes are counted to bound the queue: one that cannot be kept must end the fetching.
+        self.fetched(name).map(drop).ok_or_else(|| io::Error::other("its note could not be kept"))
     }
 
-    /// Where a fetched segment lies, if it is what an authentic note says that it is.
-    pub fn fetched(&self, name: &SegmentName) -> Option<PathBuf> {
+    /// Where a fetched segment lies, and which file it is, if it is what an authentic note says that it is.
+    pub fn fetched(&self, name: &SegmentName) -> Option<(PathBuf, FileIdentity)> {
         let note = self.notes.get(Drawer::Fetched, &name.to_string())?;
         let note = serde_json::from_slice::<Fetched>(&note).ok()?;
         let path = self.path(name);
@@ -189,7 +196,7 @@ impl Spool {
         let good = metadata.is_file()
             && note.cluster == self.context.cluster.as_str()
             && note.file == FileIdentity::from(&metadata);
-        good.then_some(path)
+        good.then_some((path, note.file))
     }
 
     /// Removes what there is of a fetched segment.
@@ -206,11 +213,13 @@ impl Spool {
         names
     }
 
-    /// Removes every fetched segment that is not wanted, and whatever else lies between them.
+    /// Removes every fetched segment that is not wanted, and whatever else lies between them: what a fetcher that was
+    /// killed left unfinished, too.
     pub fn keep_only(&self, wanted: impl Fn(&SegmentName) -> bool) {
         for entry in fs::read_dir(self.folder.join("segments")).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            if !name.to_str().and_then(|text| text.parse().ok()).is_some_and(|name| wanted(&name)) {
+            let parsed = name.to_str().and_then(|text| text.parse().ok());
+            if !parsed.is_some_and(|name| wanted(&name) && self.has_fetched(&name)) {
                 let _ = fs::remove_file(entry.path());
             }
         }

@@ -1,54 +1,73 @@
 //! When a file's change time tells of every change to come.
 //!
 //! The next backup takes a file over unread if its change time is the one that this backup noted. That proves something
-//! only if no change after this backup's first read could be given the same time: if the time is older than that read by
-//! more than a step of the clock that made it. The file may have been changed between being listed and being read;
-//! then its time differs from the noted one, and it is read again.
+//! only if this backup read every change that could have been given that time: the time must lie in the past of the clock
+//! that times are taken from, and writers that have set it must be done. The file may have been changed between being
+//! listed and being read; then its time differs from the noted one, and it is read again.
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-use server::files::{COARSE_TIME_STEP, OpenFile};
+use rustix::time::{ClockId, clock_gettime};
+use server::files::OpenFile;
 
-/// Whether the file, about to be read, was changed long enough ago. What the checkpoint at the beginning of the backup
-/// wrote is waited for where that takes a moment only: it is often all that there is to read, now and the next time.
+/// Above what the clock for file times goes on by, 1 to 10 ms.
+const STEP: Duration = Duration::from_millis(50);
+/// Where nothing is known of the file system: times of whole seconds, or of another machine's clock.
+const COARSE_STEP: Duration = Duration::from_secs(2);
+
+/// Whether the change time with which the file was listed tells of every change from now on; the file must be read after this
+/// call. What the checkpoint at the beginning of the backup wrote is waited for, a moment: it is often all that there is
+/// to read, now and the next time. What was changed since then is not trusted.
 pub(crate) fn wait(file: &dyn OpenFile, ctime_ns: i64, started_ns: i64) -> bool {
-    let now = now_ns();
-    if rest(now, ctime_ns, COARSE_TIME_STEP).is_none() {
-        return true;
+    if ctime_ns > started_ns {
+        return false;
     }
-    // A file system of whole seconds is known by its times.
-    let step = if ctime_ns % 1_000_000_000 == 0 { COARSE_TIME_STEP } else { file.time_step() };
-    match rest(now, ctime_ns, step) {
-        None => true,
-        Some(rest) if step < COARSE_TIME_STEP && ctime_ns <= started_ns => {
-            std::thread::sleep(rest);
-            true
+    if !has_fraction(ctime_ns) || !file.has_local_times() {
+        return rest(started_ns, ctime_ns, COARSE_STEP).is_none();
+    }
+    // Once is enough, unless somebody sets the clock back.
+    for _ in 0..3 {
+        match rest(file_clock_ns(), ctime_ns, STEP) {
+            Some(rest) => std::thread::sleep(rest),
+            None => {
+                file.wait_for_writers();
+                return true;
+            }
         }
-        Some(_) => false,
     }
+    false
 }
 
-/// How long from `now` until a time is settled; `None` if it is. A time in the future is as long away as that.
-fn rest(now: i64, ctime_ns: i64, step: Duration) -> Option<Duration> {
-    let step = step.as_nanos() as i64;
-    let rest = ctime_ns.saturating_add(step).saturating_sub(now);
-    (rest >= 0).then(|| Duration::from_nanos(rest as u64 + 1))
+/// A file system of whole seconds is known by its times.
+fn has_fraction(time_ns: i64) -> bool {
+    time_ns % 1_000_000_000 != 0
 }
 
-pub(crate) fn now_ns() -> i64 {
-    i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+/// How long from `now` until a time is settled; `None` if it is.
+fn rest(now_ns: i64, ctime_ns: i64, step: Duration) -> Option<Duration> {
+    let rest = ctime_ns.saturating_add(step.as_nanos() as i64).saturating_sub(now_ns);
+    (rest >= 0).then(|| Duration::from_nanos(rest as u64 + 1).min(step))
+}
+
+/// The clock that local file systems take their times from, nanoseconds since 1970.
+pub(crate) fn file_clock_ns() -> i64 {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use server::files::{FileMetadata, FilesError};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     const MS: i64 = 1_000_000;
 
-    #[derive(Debug)]
-    struct File(Duration);
+    #[derive(Debug, Default)]
+    struct File {
+        is_local: bool,
+        waited: AtomicBool,
+    }
 
     impl OpenFile for File {
         fn read_at(&self, _: u64, _: &mut [u8]) -> Result<usize, FilesError> {
@@ -59,32 +78,40 @@ mod tests {
             Err(FilesError::Vanished { path: Vec::new() })
         }
 
-        fn time_step(&self) -> Duration {
-            self.0
+        fn has_local_times(&self) -> bool {
+            self.is_local
+        }
+
+        fn wait_for_writers(&self) {
+            self.waited.store(true, Ordering::Relaxed);
         }
     }
 
     #[test]
     fn a_time_is_settled_a_step_after_it() {
-        let step = Duration::from_millis(50);
-        assert_eq!(rest(100 * MS, 50 * MS, step), Some(Duration::from_nanos(1)));
-        assert_eq!(rest(100 * MS + 1, 50 * MS, step), None);
-        assert_eq!(rest(100 * MS, 200 * MS, step), Some(Duration::from_nanos(150_000_001)));
+        assert_eq!(rest(100 * MS, 50 * MS, STEP), Some(Duration::from_nanos(1)));
+        assert_eq!(rest(100 * MS + 1, 50 * MS, STEP), None);
+        assert_eq!(rest(100 * MS, 80 * MS, STEP), Some(Duration::from_nanos(30_000_001)));
     }
 
     #[test]
-    fn only_what_was_written_before_the_backup_is_waited_for() {
-        let fine = File(Duration::from_millis(50));
+    fn what_was_written_before_the_backup_is_waited_for_and_what_came_later_not_trusted() {
+        let local = File { is_local: true, ..File::default() };
         // Never a whole second, which would look like a file system without fractions.
-        let now = now_ns() | 1;
-        assert!(wait(&fine, now, now));
-        assert!(now_ns() - now > 50 * MS);
-        let now = now_ns() | 1;
-        assert!(!wait(&fine, now, now - 1));
-        assert!(wait(&fine, now - 60 * MS, 0));
-        assert!(!wait(&File(COARSE_TIME_STEP), now - 60 * MS, now));
-        let whole_second = now / 1_000_000_000 * 1_000_000_000;
-        assert!(!wait(&fine, whole_second, now));
-        assert!(wait(&fine, whole_second - 3_000_000_000, 0));
+        let now = file_clock_ns() | 1;
+        assert!(!wait(&local, now + 2, now) && !local.waited.load(Ordering::Relaxed));
+        assert!(wait(&local, now, now) && local.waited.load(Ordering::Relaxed));
+        assert!(file_clock_ns() - now > 50 * MS);
+    }
+
+    #[test]
+    fn elsewhere_a_time_must_be_two_seconds_older_than_the_backup() {
+        let (started, remote) = (file_clock_ns() | 1, File::default());
+        assert!(!wait(&remote, started - 1999 * MS, started));
+        assert!(wait(&remote, started - 2001 * MS, started));
+        let whole_second = started / 1_000_000_000 * 1_000_000_000;
+        let local = File { is_local: true, ..File::default() };
+        assert!(!wait(&local, whole_second, started));
+        assert!(wait(&local, whole_second - 3_000_000_000, started));
     }
 }

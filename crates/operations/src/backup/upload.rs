@@ -12,8 +12,9 @@ use tokio::sync::Semaphore;
 
 use crate::failpoint;
 
-/// Packs on their way at once at most. What bounds memory is [`repository::pack::PackMemory`].
-const IN_FLIGHT: usize = 16;
+/// Packs on their way at once at most: they share one line, on which each must come through within the time for its bytes.
+/// The memory of data packs is bounded before, by [`repository::pack::PackMemory`].
+const IN_FLIGHT: usize = 4;
 
 /// Stores packs in the background.
 #[derive(Clone)]

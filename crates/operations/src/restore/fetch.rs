@@ -33,8 +33,8 @@ const GAP_BYTES: u64 = 512 << 10;
 const AHEAD: usize = 2;
 /// Sealed chunks of each request that wait for their worker.
 const FRAMES_AHEAD: usize = 2;
-/// Files that one worker keeps open.
-const OPEN_FILES: usize = 128;
+/// Files that all threads together keep open, well below the usual limit of 1024.
+const OPEN_FILES: usize = 512;
 /// Threads for each worker asked for: while one waits for the disk another opens and decompresses.
 const THREADS: usize = 2;
 /// Files of so many bytes get their room on disk before their first byte.
@@ -260,7 +260,7 @@ impl<'f> Worker<'f> {
         }
         if bytes.len() as u64 == target.size {
             self.open.remove(&piece.file);
-        } else if self.open.len() > OPEN_FILES {
+        } else if self.open.len() >= OPEN_FILES / (self.fetcher.workers * THREADS) {
             self.open.clear();
         }
         failpoint::reach("restore.piece");
@@ -274,7 +274,8 @@ impl<'f> Worker<'f> {
 /// it without waiting for one another.
 fn open_target(tree: &Tree, target: &FileTarget) -> io::Result<DirectFile> {
     let file = tree.open_for_writing(&target.path)?;
-    if target.size >= ALLOCATE_MIN {
+    // What is as long as it will be has its room, or is sparse on purpose.
+    if target.size >= ALLOCATE_MIN && file.metadata()?.len() < target.size {
         match retry_on_intr(|| fallocate(&file, FallocateFlags::empty(), 0, target.size)) {
             // Not on every file system.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}

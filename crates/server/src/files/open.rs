@@ -5,22 +5,20 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, SeekFrom, Stat, fstat, fstatfs, openat, openat2, seek};
 use rustix::io::Errno;
 
-use super::{COARSE_TIME_STEP, FileMetadata, FilesError, LocalFiles, OpenFile};
+use super::{FileMetadata, FilesError, LocalFiles, OpenFile};
 
 /// Never blocks, not even if somebody put a pipe where a file was.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW);
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::DIRECTORY);
 
-/// The kernel's clock for file times goes on with its timer, 100 to 1000 times a second; this is well above.
-const FINE_TIME_STEP: Duration = Duration::from_millis(50);
-
-/// Local file systems that take their times from that clock: ext2 to ext4, XFS, Btrfs, ZFS, F2FS, tmpfs (`linux/magic.h`).
-const LOCAL: [u64; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x2FC1_2FC1, 0xF2F5_2010, 0x0102_1994];
+/// Local file systems that take their times from the kernel's coarse clock, and whose `lseek(SEEK_DATA)` takes the lock that
+/// a writer holds from its setting the change time until its bytes are there, or whose reads do: ext2 to ext4, XFS, Btrfs,
+/// F2FS, tmpfs (`linux/magic.h`). ZFS is not among them: it would write out what is dirty first.
+const LOCAL: [u64; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x0102_1994];
 
 /// A file of a data directory.
 #[derive(Debug)]
@@ -109,11 +107,13 @@ impl OpenFile for LocalFile {
         Ok(filled)
     }
 
-    fn time_step(&self) -> Duration {
-        match fstatfs(&self.file) {
-            Ok(system) if LOCAL.contains(&(system.f_type as u64)) => FINE_TIME_STEP,
-            _ => COARSE_TIME_STEP,
-        }
+    fn has_local_times(&self) -> bool {
+        fstatfs(&self.file).is_ok_and(|system| LOCAL.contains(&(system.f_type as u64)))
+    }
+
+    fn wait_for_writers(&self) {
+        // Reads are by offset, so the position does not matter; an empty file has no data to seek.
+        let _ = seek(&self.file, SeekFrom::Data(0));
     }
 
     fn metadata(&self) -> Result<FileMetadata, FilesError> {

@@ -44,6 +44,10 @@ impl<S: Storage> Reading<'_, S> {
     async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
         let (retry, name) = (self.retry, self.name);
         let limit = retry.policy.attempt;
+        if self.trying.failures == 0 {
+            // The time that the reader took for the last piece is not the storage's.
+            self.trying = retry.piece(name);
+        }
         while !self.rest.is_empty() {
             let rest = self.rest.clone();
             let pieces = self.pieces.get_or_insert_with(|| retry.inner.read_stream(name, rest));
