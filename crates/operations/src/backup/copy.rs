@@ -23,8 +23,8 @@ use crate::monitor::{Event, Monitor};
 /// One piece of work has at most so many bytes and spans, so that small files do not cost a hand-over each.
 const WORK_BYTES: u64 = 4 << 20;
 const WORK_SPANS: usize = 64;
-/// Memory for packs, for each worker: one pack being filled, and half of one on its way.
-const PACK_MEMORY: usize = 32 << 20;
+/// Memory for packs, for each worker: one pack being filled, which takes up to 22 MiB, and a third of one on its way.
+const PACK_MEMORY: usize = 28 << 20;
 /// Entries that need no reading are handed to the collector in groups.
 const READY_GROUP: usize = 256;
 /// Pieces that may be planned past the one that the file list waits for: what is done out of order stays in memory.
