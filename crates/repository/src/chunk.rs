@@ -6,6 +6,7 @@
 mod batch;
 
 use blake3::platform::Platform;
+use zstd::zstd_safe::{CParameter, compress_bound};
 
 use crate::secrets::{Purpose, WriterCredential};
 
@@ -80,11 +81,6 @@ impl Digester {
         digests.extend(rest.chunks(PAGE).map(|page| self.page(page)));
     }
 
-    /// The eight bytes of a page's digest that tables keep.
-    pub fn short_page(&self, page: &[u8]) -> PageDigest {
-        short(&self.page(page))
-    }
-
     /// Digest of a chunk, and the short digests of its pages. The chunk's digest is taken over the pages' full
     /// digests, so each byte is read once.
     pub fn chunk(&self, plain: &[u8], each_page: impl FnMut(PageDigest)) -> ChunkDigest {
@@ -157,12 +153,20 @@ impl Codec {
         }
     }
 
+    /// Contexts for WAL. It repeats itself in short runs: matches of five bytes instead of level 1's seven cost nothing there
+    /// and save 3 %.
+    pub(crate) fn for_wal() -> Self {
+        let mut codec = Self::new(DEFAULT_LEVEL);
+        codec.compressor.set_parameter(CParameter::MinMatch(5)).expect("a parameter of zstd");
+        codec
+    }
+
     /// Appends `plain` to `buffer`, compressed where that saves at least a sixteenth.
     pub fn encode(&mut self, plain: &[u8], buffer: &mut Vec<u8>) -> Result<Encoding, CodecError> {
         let most = plain.len() - plain.len() / 16;
         // Not into `buffer` itself: room for the worst case would have to be filled with zeros first.
         self.compressed.clear();
-        self.compressed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        self.compressed.reserve(compress_bound(plain.len()));
         match self.compressor.compress_to_buffer(plain, &mut self.compressed) {
             Ok(len) if len < most => {
                 self.check.resize(plain.len(), 0);

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::vec::IntoIter;
 
 use bytes::{Bytes, BytesMut};
 use pg::wal::FileName;
@@ -169,12 +170,11 @@ impl<S: WalSink> Reader<S> {
     /// nothing behind them.
     fn pass(&mut self, part: &[u8], is_end: bool) -> Result<usize, Unread> {
         let (mut frames, used) = self.frames(part, is_end).map_err(Unread::Seal)?;
-        if self.number == 0
-            && let Some(first) = frames.next_if_first()
-        {
+        let is_start = self.number == 0;
+        self.number += frames.len() as u64;
+        if is_start && let Some(first) = frames.next() {
             self.read_info(part, &first).map_err(Unread::Seal)?;
         }
-        self.number = frames.end;
         let others = self.threads.saturating_sub(1).min(frames.len());
         if others == 0 {
             let (mut codec, mut plain) = (Codec::new(1), Vec::new());
@@ -189,7 +189,7 @@ impl<S: WalSink> Reader<S> {
     }
 
     /// The frames of a part, and how many bytes they have.
-    fn frames(&self, part: &[u8], is_end: bool) -> Result<(Frames, usize), SealError> {
+    fn frames(&self, part: &[u8], is_end: bool) -> Result<(IntoIter<Frame>, usize), SealError> {
         let (mut list, mut at, mut number) = (Vec::new(), 0, self.number);
         let wrong = || SealError::Length { name: self.name.clone() };
         while let Some(length) = part[at..].first_chunk::<4>() {
@@ -208,7 +208,7 @@ impl<S: WalSink> Reader<S> {
         if is_end && (at != part.len() || list.is_empty()) {
             return Err(wrong());
         }
-        Ok((Frames { end: number, list: list.into_iter() }, at))
+        Ok((list.into_iter(), at))
     }
 
     fn read_info(&mut self, part: &[u8], frame: &Frame) -> Result<(), SealError> {
@@ -230,8 +230,8 @@ impl<S: WalSink> Reader<S> {
     }
 
     /// Opens frames on `others` threads, and hands them on from this one.
-    fn pass_with(&mut self, others: usize, part: &[u8], frames: Frames) -> Result<(), Unread> {
-        let mut number = frames.list.as_slice().first().map_or(0, |frame| frame.number);
+    fn pass_with(&mut self, others: usize, part: &[u8], frames: IntoIter<Frame>) -> Result<(), Unread> {
+        let mut number = frames.as_slice().first().map_or(0, |frame| frame.number);
         let (opener, name) = (self.opener.clone(), self.name.clone());
         let frames = &Mutex::new(frames);
         // As many frames are open at once as there are buffers.
@@ -267,7 +267,7 @@ fn open_all(
     opener: &Opener,
     name: &ObjectName,
     part: &[u8],
-    frames: &Mutex<Frames>,
+    frames: &Mutex<IntoIter<Frame>>,
     buffers: &Mutex<Receiver<Vec<u8>>>,
     sender: &Sender<Opened>,
 ) {
@@ -301,30 +301,3 @@ fn open(
     let length = u32::from_le_bytes(length) as usize;
     codec.decode(encoding, stored, length, plain).map_err(|_| bad("frame length"))
 }
-
-/// The frames of a part that are still to be opened.
-struct Frames {
-    list: std::vec::IntoIter<Frame>,
-    /// The number behind the last of them.
-    end: u64,
-}
-
-impl Frames {
-    fn next_if_first(&mut self) -> Option<Frame> {
-        self.list.next()
-    }
-}
-
-impl Iterator for Frames {
-    type Item = Frame;
-
-    fn next(&mut self) -> Option<Frame> {
-        self.list.next()
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.list.size_hint()
-    }
-}
-
-impl ExactSizeIterator for Frames {}

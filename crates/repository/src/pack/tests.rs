@@ -25,7 +25,7 @@ fn a_pack_opens_from_its_end_and_gives_back_its_chunks() {
         panic!("whole")
     };
     assert_eq!(open.table, pack.table);
-    assert_eq!(open.table.page(0, 2), Some(digester.short_page(&first[2 * PAGE..])));
+    assert_eq!(open.table.page(0, 2), Some(short(&digester.page(&first[2 * PAGE..]))));
     assert_eq!((open.table.page(0, 3), open.table.page(1, 0)), (None, None));
     for (number, expected) in [(0, &first[..]), (1, b"map")] {
         let info = &open.table.chunks[number as usize];

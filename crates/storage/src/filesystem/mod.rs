@@ -76,12 +76,15 @@ impl Filesystem {
 impl Storage for Filesystem {
     async fn create(&self, name: &ObjectName, parts: &[Bytes]) -> Result<(), StorageError> {
         let (name, parts) = (name.clone(), parts.to_vec());
-        self.blocking(Call::Create, name.clone().as_str(), move |inner| inner.create(&name, &parts)).await
+        self.blocking(Call::Create, name.clone().as_str(), move |inner| {
+            inner.create(&name, parts.iter().map(Ok))
+        })
+        .await
     }
 
     async fn create_from(&self, name: &ObjectName, parts: Parts) -> Result<(), StorageError> {
         let name = name.clone();
-        self.blocking(Call::Create, name.clone().as_str(), move |inner| inner.create_from(&name, parts)).await
+        self.blocking(Call::Create, name.clone().as_str(), move |inner| inner.create(&name, parts)).await
     }
 
     async fn prepare(&self, name: &ObjectName) {

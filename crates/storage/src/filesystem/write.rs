@@ -3,8 +3,7 @@
 use super::walk::{TEMPORARY_PREFIX, remove_stale_temporaries};
 use super::{Inner, failed, is_absence};
 use crate::error::Call;
-use crate::{DirectFile, ObjectName, Parts, StorageError};
-use bytes::Bytes;
+use crate::{DirectFile, ObjectName, StorageError};
 use rustix::fs::{AtFlags, CWD, RenameFlags};
 use rustix::io::Errno;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -19,16 +18,6 @@ const DIRECTORY_ATTEMPTS: u32 = 8;
 const DURABLE_MAX: usize = 4096;
 
 impl Inner {
-    /// Writes, publishes without replacing, and makes durable.
-    pub(super) fn create(&self, name: &ObjectName, parts: &[Bytes]) -> Result<(), StorageError> {
-        self.create_of(name, parts.iter().map(Ok))
-    }
-
-    /// The same with parts that are made meanwhile.
-    pub(super) fn create_from(&self, name: &ObjectName, parts: Parts) -> Result<(), StorageError> {
-        self.create_of(name, parts)
-    }
-
     /// Makes the directories of an object durable, if the root is there.
     pub(super) fn prepare(&self, name: &ObjectName) {
         if self.check_root(Call::Create).is_ok()
@@ -38,7 +27,8 @@ impl Inner {
         }
     }
 
-    fn create_of<B: AsRef<[u8]>>(
+    /// Writes parts that may be made meanwhile, publishes without replacing, and makes durable.
+    pub(super) fn create<B: AsRef<[u8]>>(
         &self,
         name: &ObjectName,
         parts: impl Iterator<Item = io::Result<B>>,
