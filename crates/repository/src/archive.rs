@@ -20,11 +20,15 @@ use crate::seal::{Header, Kind, Opener, SealError, Sealer};
 use crate::secrets::array;
 
 mod fetch;
+mod gap;
 mod maker;
+mod part;
 mod store;
 mod worker;
 
 pub use fetch::{FetchedWal, WalSink};
+pub use gap::{Gap, GapNote};
+pub use part::{Part, PartNameError, WalName, cover, covered};
 pub use store::WalContent;
 pub(crate) use worker::Workers;
 
@@ -82,13 +86,13 @@ pub enum ArchiveError {
     #[error("{name} is in the archive with other content; the stored one was kept")]
     Conflict {
         /// The file.
-        name: FileName,
+        name: WalName,
     },
     /// Proven absent.
     #[error("{name} is not in the archive")]
     Absent {
         /// The file.
-        name: FileName,
+        name: WalName,
     },
     /// The stream belongs to another cluster.
     #[error("stream {cluster} belongs to another cluster: it has {found}, this server has {expected}")]
@@ -104,7 +108,7 @@ pub enum ArchiveError {
     #[error("read or write {name}")]
     Content {
         /// The file.
-        name: FileName,
+        name: WalName,
         /// Why.
         source: io::Error,
     },
@@ -145,6 +149,22 @@ pub struct Inventory {
     pub histories: Vec<TimelineId>,
     /// Other files: `.partial` and `.backup`.
     pub others: Vec<FileName>,
+    /// Parts of segments, with the size of their objects. A part may be left of a segment that is whole by now.
+    pub parts: BTreeMap<Part, u64>,
+}
+
+impl Inventory {
+    /// The parts of segments that are not stored whole, by segment.
+    pub fn unfinished(&self) -> BTreeMap<SegmentName, Vec<Part>> {
+        let mut unfinished: BTreeMap<SegmentName, Vec<Part>> = BTreeMap::new();
+        let is_whole = |segment: &SegmentName| {
+            self.segments.get(&segment.timeline).is_some_and(|segments| segments.contains_key(segment))
+        };
+        for part in self.parts.keys().filter(|part| !is_whole(&part.segment)) {
+            unfinished.entry(part.segment).or_default().push(*part);
+        }
+        unfinished
+    }
 }
 
 impl Repository {
@@ -194,10 +214,15 @@ impl Repository {
     }
 
     /// What is recorded with a file, in one small request.
-    pub async fn wal_info(&self, cluster: &ClusterName, file: &FileName) -> Result<WalInfo, ArchiveError> {
+    pub async fn wal_info(
+        &self,
+        cluster: &ClusterName,
+        file: impl Into<WalName>,
+    ) -> Result<WalInfo, ArchiveError> {
+        let file = file.into();
         let name = layout::wal_file(cluster, file);
         let size = match self.storage().size(&name).await {
-            Err(StorageError::NotFound { .. }) => return Err(ArchiveError::Absent { name: *file }),
+            Err(StorageError::NotFound { .. }) => return Err(ArchiveError::Absent { name: file }),
             other => other?,
         };
         let head = self.storage().read(&name, 0..size.min(4096)).await?;
@@ -253,11 +278,14 @@ impl Repository {
     pub async fn wal_inventory(&self, cluster: &ClusterName) -> Result<Inventory, RepositoryError> {
         let mut inventory = Inventory::default();
         for entry in self.storage().list(&layout::wal(cluster)).await? {
-            let Some(file) =
-                entry.name.as_str().rsplit('/').next().and_then(|text| text.parse::<FileName>().ok())
-            else {
+            let text = entry.name.as_str().rsplit('/').next().unwrap_or_default();
+            if let Ok(part) = text.parse::<Part>() {
+                if layout::wal_file(cluster, &part) == entry.name {
+                    inventory.parts.insert(part, entry.size);
+                }
                 continue;
-            };
+            }
+            let Ok(file) = text.parse::<FileName>() else { continue };
             // A file that stands in another place than its name says was put there by somebody else.
             if layout::wal_file(cluster, &file) != entry.name {
                 continue;

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use pg::Lsn;
 use pg::timeline::TimelineId;
 use pg::wal::{FileName, SegmentName};
 use storage::ObjectName;
 
+use crate::archive::{Gap, Part, WalName};
 use crate::secrets::{parse_hex, random_bytes};
 
 /// Identity of a pack: 16 random bytes.
@@ -129,16 +131,42 @@ pub fn wal_timeline(cluster: &ClusterName, timeline: TimelineId) -> String {
     format!("{CLUSTERS}{cluster}/wal/{:08X}/", timeline.get())
 }
 
-/// A file of the WAL archive.
-pub fn wal_file(cluster: &ClusterName, file: &FileName) -> ObjectName {
-    let place = |segment: &SegmentName| format!("{:08X}/{:08X}", segment.timeline.get(), segment.log);
-    let folder = match file {
-        FileName::Segment(segment) | FileName::Partial(segment) | FileName::BackupHistory { segment, .. } => {
-            place(segment)
-        }
-        FileName::History(timeline) => format!("{:08X}", timeline.get()),
+/// The prefix of the 4 GiB of WAL that a segment is in.
+pub fn wal_log(cluster: &ClusterName, segment: &SegmentName) -> String {
+    format!("{}{:08X}/", wal_timeline(cluster, segment.timeline), segment.log)
+}
+
+/// A file of the WAL archive, or a part of one.
+pub fn wal_file(cluster: &ClusterName, file: impl Into<WalName>) -> ObjectName {
+    let file = file.into();
+    let folder = match &file {
+        WalName::File(FileName::History(timeline)) => wal_timeline(cluster, *timeline),
+        WalName::File(
+            FileName::Segment(segment) | FileName::Partial(segment) | FileName::BackupHistory { segment, .. },
+        )
+        | WalName::Part(Part { segment, .. }) => wal_log(cluster, segment),
     };
-    object(format!("{CLUSTERS}{cluster}/wal/{folder}/{file}"))
+    object(format!("{folder}{file}"))
+}
+
+/// The prefix of what is known to be missing from a cluster's WAL.
+pub fn gaps(cluster: &ClusterName) -> String {
+    format!("{CLUSTERS}{cluster}/gaps/")
+}
+
+/// WAL that could not be had.
+pub fn gap(cluster: &ClusterName, gap: &Gap) -> ObjectName {
+    let Gap { timeline, from, to } = gap;
+    object(format!("{}{:08X}-{:016X}-{:016X}", gaps(cluster), timeline.get(), from.get(), to.get()))
+}
+
+/// Reads what [`gap`] writes.
+pub fn parse_gap(cluster: &ClusterName, name: &ObjectName) -> Option<Gap> {
+    let mut fields = name.as_str().strip_prefix(&gaps(cluster))?.split('-');
+    let mut number = || u64::from_str_radix(fields.next()?, 16).ok();
+    let timeline = TimelineId::new(u32::try_from(number()?).ok()?)?;
+    let found = Gap { timeline, from: Lsn::new(number()?)?, to: Lsn::new(number()?)? };
+    (gap(cluster, &found) == *name).then_some(found)
 }
 
 fn object(name: String) -> ObjectName {
@@ -160,6 +188,17 @@ mod tests {
         );
         let history: FileName = "0000000A.history".parse().unwrap();
         assert_eq!(wal_file(&cluster, &history).as_str(), "clusters/main/wal/0000000A/0000000A.history");
+        let part: Part = "0000000A000000010000000F.00000000-00002000".parse().unwrap();
+        assert_eq!(
+            wal_file(&cluster, &part).as_str(),
+            "clusters/main/wal/0000000A/00000001/0000000A000000010000000F.00000000-00002000"
+        );
+        let (timeline, lsn) = (TimelineId::FIRST, |at| Lsn::new(at).unwrap());
+        let missing = Gap { timeline, from: lsn(0x1_2000_0000), to: lsn(0x1_3000_0000) };
+        let name = gap(&cluster, &missing);
+        assert_eq!(name.as_str(), "clusters/main/gaps/00000001-0000000120000000-0000000130000000");
+        assert_eq!(parse_gap(&cluster, &name), Some(missing));
+        assert_eq!(parse_gap(&cluster, &object("clusters/main/gaps/1-2-3".into())), None);
     }
 
     #[test]

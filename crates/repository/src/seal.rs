@@ -45,6 +45,8 @@ pub enum Kind {
     Identity = 4,
     /// What an unfinished backup has stored so far.
     PartialManifest = 5,
+    /// A note of WAL that could not be had.
+    Gap = 6,
 }
 
 /// Why a sealed object could not be opened.

@@ -6,6 +6,7 @@
 
 mod error;
 mod raw;
+mod replication;
 mod rows;
 mod settings;
 
@@ -13,6 +14,7 @@ use std::ffi::CString;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use error::{ServerError, SqlState};
+pub use replication::{Message, Received, Replication, SystemIdentity, Waker, WalData};
 pub use rows::{Row, Rows};
 pub use settings::ConnectionSettings;
 

@@ -95,6 +95,7 @@ fn main_data(mut body: &[u8]) -> Option<&[u8]> {
 }
 
 /// Finds the span of the commits of a segment that comes piece by piece, in order.
+#[derive(Clone)]
 pub struct CommitWalk {
     name: SegmentName,
     size: SegmentSize,

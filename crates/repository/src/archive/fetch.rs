@@ -8,11 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::vec::IntoIter;
 
 use bytes::{Bytes, BytesMut};
-use pg::wal::FileName;
 use prost::Message as _;
 use storage::{ObjectName, StorageError};
 
-use super::{ArchiveError, MAX_WAL_FILE, WalInfo, public_of};
+use super::{ArchiveError, MAX_WAL_FILE, WalInfo, WalName, public_of};
 use crate::chunk::{Codec, Encoding};
 use crate::layout::{self, ClusterName};
 use crate::repository::Repository;
@@ -49,7 +48,7 @@ impl Repository {
     pub async fn fetch_wal(
         &self,
         cluster: &ClusterName,
-        file: &FileName,
+        file: impl Into<WalName>,
     ) -> Result<(WalInfo, Vec<u8>), ArchiveError> {
         let fetched = self.fetch_wal_into(cluster, file, 1, Vec::new()).await?;
         Ok((fetched.info, fetched.sink))
@@ -60,14 +59,15 @@ impl Repository {
     pub async fn fetch_wal_into<S: WalSink>(
         &self,
         cluster: &ClusterName,
-        file: &FileName,
+        file: impl Into<WalName>,
         threads: usize,
         sink: S,
     ) -> Result<FetchedWal<S>, ArchiveError> {
+        let file = file.into();
         let name = layout::wal_file(cluster, file);
         let (size, first) = match self.storage().read_all(&name, WHOLE_MAX).await {
             Ok(object) => (object.len() as u64, object),
-            Err(StorageError::NotFound { .. }) => return Err(ArchiveError::Absent { name: *file }),
+            Err(StorageError::NotFound { .. }) => return Err(ArchiveError::Absent { name: file }),
             Err(StorageError::TooLarge { size, .. }) => {
                 (size, self.storage().read(&name, 0..WHOLE_MAX / 2).await?)
             }
@@ -100,7 +100,7 @@ impl Repository {
             });
             let (back, rest) = passed.await.expect("opening does not panic and is not cancelled");
             reader = back;
-            let rest = rest.map_err(|unread| unread.into_error(file))?;
+            let rest = rest.map_err(|unread| unread.into_error(&file))?;
             if is_end {
                 break;
             }
@@ -133,7 +133,7 @@ enum Unread {
 }
 
 impl Unread {
-    fn into_error(self, file: &FileName) -> ArchiveError {
+    fn into_error(self, file: &WalName) -> ArchiveError {
         match self {
             Self::Seal(error) => error.into(),
             Self::Sink(source) => ArchiveError::Content { name: *file, source },

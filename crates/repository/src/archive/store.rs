@@ -3,13 +3,12 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pg::wal::FileName;
 use storage::{ObjectName, StorageError};
 
 use super::maker::{Made, Maker, Unmade};
-use super::{ArchiveError, Stored, WalInfo, public_of};
+use super::{ArchiveError, Stored, WalInfo, WalName, public_of};
 use crate::layout::{self, ClusterName};
-use crate::repository::Repository;
+use crate::repository::{Repository, RepositoryError};
 use crate::seal::{Header, Kind, MAX_HEADER_LEN, SealError};
 
 /// A file that is to be stored.
@@ -46,7 +45,7 @@ impl Repository {
     pub async fn store_wal(
         &self,
         cluster: &ClusterName,
-        file: &FileName,
+        file: impl Into<WalName>,
         content: &[u8],
         info: &WalInfo,
         threads: usize,
@@ -59,10 +58,11 @@ impl Repository {
     pub async fn store_wal_file(
         &self,
         cluster: &ClusterName,
-        file: &FileName,
+        file: impl Into<WalName>,
         content: Arc<dyn WalContent>,
         threads: usize,
     ) -> Result<Stored, ArchiveError> {
+        let file = file.into();
         let name = layout::wal_file(cluster, file);
         let prepared = {
             let (storage, name) = (self.storage().clone(), name.clone());
@@ -74,7 +74,7 @@ impl Repository {
         let work = maker.clone();
         let made = tokio::task::spawn_blocking(move || work.make(threads)).await;
         let made = made.expect("sealing does not panic and is not cancelled");
-        let made = made.map_err(|why| unmade(file, &name, why))?;
+        let made = made.map_err(|why| unmade(&file, &name, why))?;
         // Whatever became of it is told by what follows.
         let _ = prepared.await;
         let (digest, created) = match made {
@@ -84,7 +84,7 @@ impl Repository {
                 let frames = maker.stream(digest, head, threads, why.clone());
                 let created = self.storage().create_from(&name, Box::new(frames)).await;
                 if let Some(why) = why.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                    return Err(unmade(file, &name, why));
+                    return Err(unmade(&file, &name, why));
                 }
                 (digest, created)
             }
@@ -93,13 +93,28 @@ impl Repository {
             Ok(()) => Ok(Stored::New),
             Err(StorageError::NameTaken { .. }) => match self.wal_digest(&name).await? {
                 stored if stored == (digest, length) => Ok(Stored::AlreadyThere),
-                _ => Err(ArchiveError::Conflict { name: *file }),
+                _ => Err(ArchiveError::Conflict { name: file }),
             },
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Digest and length of a stored file, from its authenticated header.
+    /// Digest and length of a stored file, from its authenticated header, which a writer may read; `None` if it is not
+    /// there. The digest is [`crate::chunk::Digester::content`] of its content.
+    pub async fn stored_digest(
+        &self,
+        cluster: &ClusterName,
+        file: impl Into<WalName>,
+    ) -> Result<Option<([u8; 32], u64)>, ArchiveError> {
+        match self.wal_digest(&layout::wal_file(cluster, file)).await {
+            Ok(found) => Ok(Some(found)),
+            Err(ArchiveError::Repository(RepositoryError::Storage(StorageError::NotFound { .. }))) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     async fn wal_digest(&self, name: &ObjectName) -> Result<([u8; 32], u64), ArchiveError> {
         let size = self.storage().size(name).await?;
         let head = self.storage().read(name, 0..size.min(MAX_HEADER_LEN as u64)).await?;
@@ -108,7 +123,7 @@ impl Repository {
     }
 }
 
-fn unmade(file: &FileName, name: &ObjectName, why: Unmade) -> ArchiveError {
+fn unmade(file: &WalName, name: &ObjectName, why: Unmade) -> ArchiveError {
     match why {
         Unmade::Read(source) => ArchiveError::Content { name: *file, source },
         Unmade::Check => {

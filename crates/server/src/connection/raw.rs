@@ -3,6 +3,7 @@
 
 mod answer;
 mod conninfo;
+mod copy_both;
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -17,7 +18,9 @@ pub(super) use conninfo::parse_conninfo;
 use super::Notice;
 use super::error::ServerError;
 use super::settings::Keyword;
-use answer::{CopyMessage, copy_text, field};
+pub(super) use answer::CopyMessage;
+use answer::{copy_text, field};
+pub(super) use copy_both::CopyStep;
 
 /// How many notices a session keeps until they are taken: enough to explain an error, too few to matter in memory.
 const NOTICES_KEPT: usize = 100;

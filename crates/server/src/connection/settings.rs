@@ -31,6 +31,8 @@ const DEFAULTS: [(&str, &str); 7] = [
 pub struct ConnectionSettings {
     conninfo: SecretString,
     overrides: Vec<(String, SecretString)>,
+    /// Server parameters of the session, beside those that the connection string sets.
+    options: Vec<(&'static str, &'static str)>,
 }
 
 impl ConnectionSettings {
@@ -39,12 +41,18 @@ impl ConnectionSettings {
     /// What it leaves out comes from the service file, the `PG*` environment variables and the password file, as for
     /// every libpq program. Nothing is checked before [`Connection::connect`](super::Connection::connect).
     pub fn new(conninfo: impl Into<String>) -> Self {
-        Self { conninfo: SecretString::from(conninfo.into()), overrides: Vec::new() }
+        Self { conninfo: SecretString::from(conninfo.into()), overrides: Vec::new(), options: Vec::new() }
     }
 
     /// Sets a libpq keyword, over what the connection string says.
     pub fn with(mut self, keyword: &str, value: &str) -> Self {
         self.overrides.push((keyword.to_owned(), SecretString::from(value)));
+        self
+    }
+
+    /// Sets a server parameter for the session, from its beginning; neither may hold a space or a backslash.
+    pub(super) fn with_option(mut self, name: &'static str, value: &'static str) -> Self {
+        self.options.push((name, value));
         self
     }
 
@@ -73,6 +81,13 @@ impl ConnectionSettings {
         for (keyword, value) in DEFAULTS {
             if !keywords.iter().any(|(known, _)| known == keyword) {
                 keywords.push((keyword.to_owned(), value.to_owned()));
+            }
+        }
+        for (name, value) in &self.options {
+            let option = format!("-c {name}={value}");
+            match keywords.iter_mut().find(|(known, _)| known == "options") {
+                Some((_, options)) => *options = format!("{options} {option}"),
+                None => keywords.push(("options".to_owned(), option)),
             }
         }
         // Text of whatever the database's encoding is arrives as UTF-8; a caller that wants the raw bytes says so by SQL.

@@ -89,17 +89,20 @@ impl Drop for Answer {
 }
 
 /// One message of a COPY, in a buffer of libpq's making.
-pub(super) struct CopyMessage {
+pub(in crate::connection) struct CopyMessage {
     pub(super) buffer: NonNull<c_char>,
     pub(super) length: usize,
 }
 
 impl CopyMessage {
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::connection) fn bytes(&self) -> &[u8] {
         // SAFETY: PQgetCopyData gave `length` bytes at `buffer`, which is freed only by our Drop.
         unsafe { slice::from_raw_parts(self.buffer.as_ptr().cast::<u8>(), self.length) }
     }
 }
+
+// SAFETY: a buffer of its own, with no tie to the connection or a thread.
+unsafe impl Send for CopyMessage {}
 
 impl Drop for CopyMessage {
     fn drop(&mut self) {
