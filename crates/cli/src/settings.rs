@@ -1,6 +1,6 @@
 //! What pgkeep was told: settings from the file, the environment and the command line, and what follows from them.
 
-mod keys;
+pub mod keys;
 mod layers;
 mod masked;
 
@@ -87,6 +87,16 @@ impl Settings {
         self.text(name).and_then(duration).expect("the form was checked and there is a default")
     }
 
+    /// The slot on the server in whose name WAL is received.
+    pub fn slot(&self) -> String {
+        self.owned("slot").unwrap_or_else(|| operations::receive::default_slot_name(&self.cluster))
+    }
+
+    /// How much WAL the server may keep for the slot; `None` for no limit.
+    pub fn slot_limit(&self) -> Option<u64> {
+        self.text("slot_limit").and_then(keys::size).filter(|limit| *limit > 0)
+    }
+
     /// Where the repository is.
     pub fn location(&self) -> Outcome<Location> {
         let text = self.text("repository").ok_or_else(|| {
@@ -144,6 +154,13 @@ impl Settings {
             session_token: self.secret("s3.session_token"),
             platform,
         }
+    }
+
+    /// Whether anybody said where the server is.
+    pub fn names_a_server(&self) -> bool {
+        self.text("database_url").is_some()
+            || env::var_os("PGHOST").is_some()
+            || env::var_os("PGSERVICE").is_some()
     }
 
     /// How to reach the server; what is not said comes from the `PG*` variables, as for psql.
@@ -219,7 +236,8 @@ impl Settings {
 }
 
 /// Settings that a command called by PostgreSQL does not need.
-const ONLY_HERE: [&str; 5] = ["log", "log_format", "workers", "wal_timeout", "compression_level"];
+const ONLY_HERE: [&str; 8] =
+    ["log", "log_format", "workers", "wal_timeout", "compression_level", "slot", "max_lag", "slot_limit"];
 
 fn variable(name: &'static str) -> Result<Option<String>, SettingsError> {
     match env::var(name) {

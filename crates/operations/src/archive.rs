@@ -20,6 +20,7 @@ use repository::archive::ArchiveError;
 use repository::{ClusterName, Repository, RepositoryError};
 use storage::StorageError;
 
+mod beginning;
 mod content;
 mod drain;
 pub mod get;
@@ -41,6 +42,9 @@ pub struct Context {
     pub spool: Option<PathBuf>,
     /// Limits.
     pub limits: Limits,
+    /// Whether the beginning of a segment is brought though later WAL is stored: for a recovery whose target lies before the
+    /// gap. PostgreSQL refuses to open when it does not reach its target, but one without a target would.
+    pub up_to_gap: bool,
     /// The clock by which files are stamped.
     pub now: fn() -> Timestamp,
 }

@@ -156,8 +156,8 @@ pub async fn backup_noting(
 
     failpoint::reach("backup.list-stored");
     monitor.event(Event::Phase("wait for WAL"));
-    let (to, size) = (stopped.stop_segment, control.wal_segment_size);
-    if let Err(error) = wal::wait(&repository, &request.cluster, from, to, size, wal_timeout).await {
+    let (stop, size) = (stopped.stop_lsn, control.wal_segment_size);
+    if let Err(error) = wal::wait(&repository, &request.cluster, from, stop, size, wal_timeout).await {
         // Everything else is stored: the next backup finds it all.
         if let Err(lost) = repository.publish_partial(&request.cluster, &manifest, LAST_PARTIAL).await {
             tracing::warn!(error = %lost, "what was stored is not noted for the next backup");

@@ -9,7 +9,7 @@ mod stream;
 
 pub use backup::{BackupDetail, BackupSummary, DamagedBackup, DamagedPage, PackUse, TablespaceDetail};
 pub use status::{Place, Problem, Range, Severity, Status, status};
-pub use stream::{Run, TimelineContent, WalContent, wal_content};
+pub use stream::{End, GapContent, Run, TimelineContent, Unfinished, WalContent, wal_content};
 
 use repository::manifest::Manifest;
 use repository::{ClusterName, Repository, RepositoryError, layout};

@@ -12,4 +12,5 @@ pub mod init;
 pub mod monitor;
 pub mod owner;
 pub mod reachable;
+pub mod receive;
 pub mod restore;

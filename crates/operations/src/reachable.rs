@@ -11,7 +11,7 @@ use pg::recovery::TargetTimeline;
 use pg::timeline::TimelineHistory;
 use pg::wal::{FileName, SegmentName, SegmentSize};
 use pg::{Lsn, TimelineId};
-use repository::archive::{ArchiveError, Identity, Inventory};
+use repository::archive::{ArchiveError, Gap, GapNote, Identity, Inventory, cover};
 use repository::manifest::Manifest;
 use repository::{ClusterName, Repository, RepositoryError};
 
@@ -93,6 +93,8 @@ pub struct ArchiveState {
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     /// History files that are stored and cannot be used, with the reason.
     pub damaged_histories: BTreeMap<TimelineId, String>,
+    /// WAL that a receiver could not have, in order, and what is noted of it. It may have come in another way since.
+    pub gaps: Vec<(Gap, GapNote)>,
 }
 
 impl ArchiveState {
@@ -101,12 +103,24 @@ impl ArchiveState {
         let identity = repository.identity(cluster).await?;
         let inventory = repository.wal_inventory(cluster).await?;
         let (histories, damaged_histories) = histories(repository, cluster, &inventory).await?;
-        Ok(Self { identity, inventory, histories, damaged_histories })
+        let gaps = repository.gaps(cluster).await?;
+        Ok(Self { identity, inventory, histories, damaged_histories, gaps })
     }
 
     /// The size of the stream's segments, if anything was ever stored.
     pub fn segment_size(&self) -> Option<SegmentSize> {
         SegmentSize::new(self.identity.as_ref()?.segment_size).ok()
+    }
+
+    /// The gaps that nothing has filled since.
+    pub fn open_gaps(&self) -> impl Iterator<Item = &(Gap, GapNote)> {
+        let is_open = |gap: &Gap| {
+            let Some(size) = self.segment_size() else { return true };
+            let path = self.histories.values().rev().find(|path| path.contains(gap.timeline, gap.from));
+            let path = path.cloned().unwrap_or(TimelineHistory::root(gap.timeline));
+            continuous_until(&self.inventory, &path, gap.from, size).end < gap.to
+        };
+        self.gaps.iter().filter(move |(gap, _)| is_open(gap))
     }
 
     /// The newest timeline that leads through `lsn` on `timeline`, where a backup ended: what `latest` must mean.
@@ -175,8 +189,11 @@ pub async fn histories(
             }
         }
     }
-    for &timeline in inventory.segments.keys().filter(|timeline| !inventory.histories.contains(timeline)) {
-        usable.insert(timeline, TimelineHistory::root(timeline));
+    let parts = inventory.parts.keys().map(|part| part.segment.timeline);
+    for timeline in inventory.segments.keys().copied().chain(parts) {
+        if !inventory.histories.contains(&timeline) {
+            usable.insert(timeline, TimelineHistory::root(timeline));
+        }
     }
     Ok((usable, damaged))
 }
@@ -244,6 +261,9 @@ async fn last_commit(
     end: Lsn,
     size: SegmentSize,
 ) -> Result<Option<Timestamp>, ReachableError> {
+    if let Some(last) = last_commit_of_unfinished(repository, cluster, inventory, path, end, size).await? {
+        return Ok(Some(last));
+    }
     let newest = SegmentName::last_before(path.timeline, end, size).number(size);
     let oldest = SegmentName::containing(path.timeline, start, size).number(size);
     let numbers = (oldest..=newest).rev().take(COMMIT_SEARCH_SEGMENTS as usize);
@@ -257,6 +277,35 @@ async fn last_commit(
     while let Some(info) = infos.next().await {
         if let Some(last) = info?.last_commit_us {
             return Ok(Timestamp::from_microsecond(last).ok());
+        }
+    }
+    Ok(None)
+}
+
+/// The same of the parts of an unfinished segment that `end` lies in.
+async fn last_commit_of_unfinished(
+    repository: &Repository,
+    cluster: &ClusterName,
+    inventory: &Inventory,
+    path: &TimelineHistory,
+    end: Lsn,
+    size: SegmentSize,
+) -> Result<Option<Timestamp>, ReachableError> {
+    let Some(last_byte) = Lsn::new(end.get() - 1) else { return Ok(None) };
+    let segment = SegmentName::containing(path.timeline_at(last_byte), last_byte, size);
+    let Some(parts) = inventory.unfinished().remove(&segment) else { return Ok(None) };
+    for part in cover(&parts).iter().rev() {
+        // One that reaches past `end` may speak of commits that this past does not have.
+        if segment.start(size) + u64::from(part.to) > end.get() {
+            continue;
+        }
+        match repository.wal_info(cluster, part).await {
+            Ok(info) => {
+                return Ok(info.last_commit_us.and_then(|last| Timestamp::from_microsecond(last).ok()));
+            }
+            // Its segment, or a longer part, was stored since the archive was listed.
+            Err(ArchiveError::Absent { .. }) => {}
+            Err(source) => return Err(ReachableError::Archive { file: FileName::Segment(segment), source }),
         }
     }
     Ok(None)

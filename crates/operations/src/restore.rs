@@ -67,6 +67,9 @@ pub struct RestoreRequest {
     pub delta: bool,
     /// The `restore_command` of the restored cluster.
     pub restore_command: String,
+    /// The one in its place when the target lies before a gap in the WAL: it brings the beginning of a segment though later
+    /// WAL is stored. `None` takes the same.
+    pub up_to_gap_command: Option<String>,
     /// Leave `archive_mode` as the backup has it. By default it is turned off.
     pub keep_archiving: bool,
     /// Who gets the files when run as root; the user that owned the cluster if not given.
@@ -118,6 +121,15 @@ pub struct RestorePlan {
 }
 
 impl RestorePlan {
+    /// The `restore_command` that will be set. Only a target makes it safe to bring the WAL right before a gap: PostgreSQL
+    /// does not open when it does not reach its target, but without one it would at the gap.
+    pub fn restore_command(&self) -> &str {
+        let request = &self.request;
+        let up_to_gap = request.up_to_gap_command.as_ref();
+        let before_gap = !self.window.holes.is_empty() && request.target != RecoveryTarget::Latest;
+        up_to_gap.filter(|_| before_gap).unwrap_or(&request.restore_command)
+    }
+
     /// The one directory in each tablespace that is this cluster's.
     fn version_directory(&self) -> String {
         pg::datadir::tablespace_version_directory(self.major, self.manifest.server().catalog_version)

@@ -28,7 +28,7 @@ mod worker;
 
 pub use fetch::{FetchedWal, WalSink};
 pub use gap::{Gap, GapNote};
-pub use part::{Part, PartNameError, WalName, cover, covered};
+pub use part::{NewestWal, Part, PartNameError, WalName, cover, covered};
 pub use store::WalContent;
 pub(crate) use worker::Workers;
 

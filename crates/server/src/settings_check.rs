@@ -94,6 +94,11 @@ pub fn restore_command(program: &Path, arguments: &[&str]) -> String {
     command_line(program, arguments, "wal get %f %p")
 }
 
+/// As [`restore_command`], for a recovery whose target lies before a gap in the WAL.
+pub fn up_to_gap_command(program: &Path, arguments: &[&str]) -> String {
+    command_line(program, arguments, "wal get --up-to-gap %f %p")
+}
+
 fn command_line(program: &Path, arguments: &[&str], rest: &str) -> String {
     let mut words = vec![shell_word(&program.to_string_lossy())];
     words.extend(arguments.iter().map(|argument| shell_word(argument)));

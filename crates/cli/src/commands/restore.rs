@@ -7,7 +7,7 @@ use clap::Args;
 use operations::restore::{RestorePlan, RestoreReport, RestoreRequest, describe_moment, execute, plan};
 use pg::recovery::{RecoveryTarget, TargetAction, TargetTimeline};
 use serde_json::{Value, json};
-use server::settings_check::restore_command;
+use server::settings_check::{restore_command, up_to_gap_command};
 
 use super::Session;
 use crate::failure::{Failure, Outcome};
@@ -94,7 +94,11 @@ pub async fn run(session: &Session, arguments: &RestoreArguments) -> Outcome {
         tablespace_map: arguments.tablespace.clone(),
         tablespaces_under: arguments.tablespaces_under.as_deref().map(absolute).transpose()?,
         delta: arguments.delta,
-        restore_command: command(session, arguments)?,
+        restore_command: command(session, arguments, restore_command)?,
+        up_to_gap_command: match arguments.restore_command {
+            Some(_) => None,
+            None => Some(command(session, arguments, up_to_gap_command)?),
+        },
         keep_archiving: arguments.keep_archiving,
         owner: arguments.owner.clone(),
         workers: settings.workers(),
@@ -128,7 +132,11 @@ pub async fn run(session: &Session, arguments: &RestoreArguments) -> Outcome {
 }
 
 /// The command by which the restored cluster fetches its WAL: this program with these settings, unless it is given.
-fn command(session: &Session, arguments: &RestoreArguments) -> Outcome<String> {
+fn command(
+    session: &Session,
+    arguments: &RestoreArguments,
+    spell: fn(&Path, &[&str]) -> String,
+) -> Outcome<String> {
     if let Some(command) = &arguments.restore_command {
         return Ok(command.clone());
     }
@@ -140,7 +148,7 @@ fn command(session: &Session, arguments: &RestoreArguments) -> Outcome<String> {
     let program = std::env::current_exe().map_err(|error| Failure::caused("find this program", &error))?;
     let options = session.settings.options_for_commands();
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    Ok(restore_command(&program, &options))
+    Ok(spell(&program, &options))
 }
 
 fn plan_json(plan: &RestorePlan) -> Value {
@@ -154,7 +162,7 @@ fn plan_json(plan: &RestorePlan) -> Value {
         "files": plan.files, "bytes": plan.bytes, "packs": plan.packs, "fetch_bytes_max": plan.fetch_bytes,
         "reuse": plan.reuse, "resumed": plan.resumed, "tablespaces": tablespaces,
         "reachable_from": moment(&plan.window.from), "reachable_to": plan.window.to.as_ref().map(moment),
-        "restore_command": plan.request.restore_command,
+        "restore_command": plan.restore_command(),
     })
 }
 
@@ -175,7 +183,7 @@ fn plan_text(plan: &RestorePlan) -> String {
         ("PostgreSQL", plan.major.to_string()),
         ("Files", format!("{}, {}", plan.files, bytes(plan.bytes))),
         ("To fetch", format!("at most {} in {} packs", bytes(plan.fetch_bytes), plan.packs)),
-        ("Then", format!("restore_command = {}", plan.request.restore_command)),
+        ("Then", format!("restore_command = {}", plan.restore_command())),
     ];
     if plan.reuse {
         lines.push((

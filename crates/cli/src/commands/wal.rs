@@ -1,5 +1,8 @@
 //! `pgkeep wal`: what `archive_command` and `restore_command` call, and what the archive holds.
 
+mod list;
+mod receive;
+
 use std::io;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -7,13 +10,11 @@ use std::process::{Command, Stdio};
 use clap::Subcommand;
 use jiff::Timestamp;
 use operations::archive::{Background, Context, Limits, get, push};
-use operations::catalogue::{WalContent, wal_content};
 use pg::wal::SegmentName;
 
 use super::Session;
 use crate::failure::{Class, Failure, Outcome};
 use crate::opening;
-use crate::output::{bytes, facts, table, table_text};
 use crate::secret_files::Use;
 use crate::settings::Settings;
 
@@ -40,9 +41,14 @@ pub enum WalCommand {
         name: String,
         /// Where to put it, %p
         target: PathBuf,
+        /// Bring the beginning of a segment though later WAL is stored, for a target before a gap
+        #[arg(long)]
+        up_to_gap: bool,
     },
-    /// Show what the archive holds
-    List,
+    /// Receive WAL as the server writes it, and be about a second behind
+    Receive(receive::ReceiveArguments),
+    /// Show what the archive holds, what is missing, and how far it is behind
+    List(list::WalListArguments),
     /// Store ahead what waits in archive_status
     #[command(hide = true)]
     Drain {
@@ -73,8 +79,8 @@ pub async fn run(session: &Session, command: &WalCommand) -> Outcome<u8> {
                 }
             }
         }
-        WalCommand::Get { name, target } => {
-            let context = context(settings, Use::Read).await?;
+        WalCommand::Get { name, target, up_to_gap } => {
+            let context = Context { up_to_gap: *up_to_gap, ..context(settings, Use::Read).await? };
             match get::run(&context, name, target, &|background| start(settings, background)).await {
                 Ok(_) => Ok(0),
                 Err(error @ get::GetError::Absent { .. }) => {
@@ -88,7 +94,8 @@ pub async fn run(session: &Session, command: &WalCommand) -> Outcome<u8> {
                 }
             }
         }
-        WalCommand::List => list(session).await,
+        WalCommand::Receive(arguments) => receive::run(session, arguments).await,
+        WalCommand::List(arguments) => list::run(session, arguments).await,
         WalCommand::Drain { directory } => {
             leave_the_caller();
             let context = context(settings, Use::Add).await?;
@@ -115,6 +122,7 @@ async fn context(settings: &Settings, wanted: Use) -> Outcome<Context> {
         repository: opened.map_err(late)??,
         cluster: settings.cluster.clone(),
         spool: settings.spool_dir(),
+        up_to_gap: false,
         limits: Limits { deadline, workers: settings.workers(), ..Limits::default() },
         now: Timestamp::now,
     })
@@ -139,37 +147,4 @@ fn leave_the_caller() {
     if let Err(error) = rustix::process::setsid() {
         tracing::debug!(%error, "cannot begin a session");
     }
-}
-
-async fn list(session: &Session) -> Outcome<u8> {
-    let repository = opening::open(&session.settings, Use::Read).await?;
-    let content = wal_content(&repository, &session.settings.cluster)
-        .await
-        .map_err(|error| Failure::caused("list the WAL archive", &error))?;
-    session.output.show(&content, || text(&content))?;
-    Ok(0)
-}
-
-fn text(content: &WalContent) -> String {
-    let Some(bound_to) = &content.bound_to else {
-        return format!("Cluster {} has no WAL.\n", content.cluster);
-    };
-    let mut text = facts(&[("Cluster", content.cluster.clone()), ("Bound to", bound_to.clone())]);
-    text.push('\n');
-    let mut shown = table(&["TL", "FIRST", "LAST", "SEGMENTS", "STORED"]);
-    for timeline in &content.timelines {
-        for run in &timeline.runs {
-            let columns = [run.first.clone(), run.last.clone(), run.segments.to_string(), bytes(run.bytes)];
-            shown.add_row(std::iter::once(timeline.timeline.to_string()).chain(columns));
-        }
-        if timeline.history {
-            shown
-                .add_row([timeline.timeline.to_string(), format!("{:08X}.history", timeline.timeline.get())]);
-        }
-    }
-    text.push_str(&table_text(&shown));
-    if !content.others.is_empty() {
-        text.push_str(&format!("and {} other files (.backup, .partial)\n", content.others.len()));
-    }
-    text
 }

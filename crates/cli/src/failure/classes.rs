@@ -6,6 +6,7 @@ use operations::backup::BackupError;
 use operations::catalogue::CatalogueError;
 use operations::init::InitError;
 use operations::reachable::{PathError, ReachableError};
+use operations::receive::ReceiveError;
 use operations::restore::{RestoreError, describe_moment};
 use repository::RepositoryError;
 use repository::archive::ArchiveError;
@@ -30,6 +31,7 @@ pub(super) fn class_of(error: AnyError<'_>) -> Option<Class> {
     below_repository(error)
         .or_else(|| error.downcast_ref().and_then(operation_class))
         .or_else(|| error.downcast_ref().and_then(restore_class))
+        .or_else(|| error.downcast_ref().and_then(receive_class))
         .or_else(|| error.downcast_ref().and_then(catalogue_class))
         .or_else(|| server_room(error))
         .or_else(|| match error.downcast_ref()? {
@@ -116,6 +118,16 @@ fn operation_class(error: &BackupError) -> Option<Class> {
         BackupError::Archive(below) => archive_class(below),
         BackupError::Codec(_) => Some(Class::Bug),
         _ => None,
+    }
+}
+
+fn receive_class(error: &ReceiveError) -> Option<Class> {
+    match error {
+        ReceiveError::Server(below) => Some(server_class(below)),
+        ReceiveError::Archive(below) => archive_class(below),
+        ReceiveError::Mismatch(_) | ReceiveError::OtherServer { .. } => Some(Class::Conflict),
+        ReceiveError::Unusable { .. } | ReceiveError::SlotName { .. } => Some(Class::WrongRequest),
+        ReceiveError::Spool { .. } => Some(Class::TryAgain),
     }
 }
 
@@ -259,6 +271,9 @@ fn plain_hint(error: AnyError<'_>) -> Option<&'static str> {
             _ => None,
         };
     }
+    if let Some(ReceiveError::Server(ServerError::Connect { message })) = error.downcast_ref() {
+        return replication_hint(message);
+    }
     if let Some(CatalogueError::Repository(below)) = error.downcast_ref() {
         return repository_hint(below);
     }
@@ -272,6 +287,17 @@ fn plain_hint(error: AnyError<'_>) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// What a server says to whom it does not let replicate. Source: `ClientAuthentication`, `auth.c`, and `InitPostgres`.
+fn replication_hint(message: &str) -> Option<&'static str> {
+    if message.contains("pg_hba.conf") {
+        return Some(
+            "give pg_hba.conf a line for the database `replication`, this role and this address, and reload",
+        );
+    }
+    let words = ["replication role", "WAL sender", "REPLICATION attribute"];
+    words.iter().any(|word| message.contains(word)).then_some("as a superuser: ALTER ROLE … REPLICATION")
 }
 
 const NOT_THIS_MACHINE: &str = "run pgkeep on the server's machine, as the user that the server runs as";

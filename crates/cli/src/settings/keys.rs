@@ -30,6 +30,8 @@ pub enum Form {
     Number(u64, u64),
     /// A span of time, `90s` or `10m`.
     Duration,
+    /// A number of bytes, `512MiB` or `10GiB`.
+    Size,
     /// `true` or `false`.
     Switch,
     /// One of a few words.
@@ -54,6 +56,7 @@ impl Form {
             Form::Text | Form::Path | Form::Location => "text".to_owned(),
             Form::Number(min, max) => format!("a whole number from {min} to {max}"),
             Form::Duration => "a span of time such as 90s or 10m".to_owned(),
+            Form::Size => "a number of bytes such as 512MiB or 10GiB".to_owned(),
             Form::Switch => "true or false".to_owned(),
             Form::Choice(words) => words.join(" or "),
         }
@@ -65,6 +68,7 @@ impl Form {
             Form::Text | Form::Path | Form::Location => true,
             Form::Number(min, max) => text.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number)),
             Form::Duration => duration(text).is_some(),
+            Form::Size => size(text).is_some(),
             Form::Switch => matches!(text, "true" | "false"),
             Form::Choice(words) => words.contains(&text),
         }
@@ -77,6 +81,11 @@ pub fn duration(text: &str) -> Option<std::time::Duration> {
         return Some(std::time::Duration::from_secs(seconds));
     }
     text.parse::<jiff::SignedDuration>().ok()?.try_into().ok()
+}
+
+/// Reads a number of bytes: `512MiB`, `10 GB`, or a bare number.
+pub fn size(text: &str) -> Option<u64> {
+    text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64())
 }
 
 const fn key(name: &'static str, variable: &'static str, form: Form) -> Key {
@@ -130,6 +139,9 @@ pub const KEYS: &[Key] = &[
     key("compression_level", "PGKEEP_COMPRESSION_LEVEL", Form::Number(1, 19)).default("1"),
     key("push_timeout", "PGKEEP_PUSH_TIMEOUT", Form::Duration).default("60s"),
     key("wal_timeout", "PGKEEP_WAL_TIMEOUT", Form::Duration).default("10m"),
+    key("slot", "PGKEEP_SLOT", Form::Text),
+    key("max_lag", "PGKEEP_MAX_LAG", Form::Duration).default("1s"),
+    key("slot_limit", "PGKEEP_SLOT_LIMIT", Form::Size).default("10GiB"),
     key("log", "PGKEEP_LOG", LEVELS).default("warn"),
     key("log_format", "PGKEEP_LOG_FORMAT", FORMATS).default("text"),
     key("s3.endpoint", "PGKEEP_S3_ENDPOINT", Form::Text).or(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]),
@@ -234,9 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_read() {
+        assert_eq!(
+            (size("512MiB"), size("10 GB"), size("0")),
+            (Some(512 << 20), Some(10_000_000_000), Some(0))
+        );
+        assert!(size("much").is_none() && size("-1").is_none());
+    }
+
+    #[test]
     fn spans_of_time_are_read() {
         assert_eq!(duration("90s"), duration("90"));
         assert_eq!(duration("1h 30m").map(|span| span.as_secs()), Some(5400));
+        assert_eq!(duration("250ms").map(|span| span.as_millis()), Some(250));
         assert!(duration("-5s").is_none() && duration("soon").is_none());
     }
 }

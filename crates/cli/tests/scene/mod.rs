@@ -7,6 +7,8 @@
 
 pub mod judges;
 pub mod ledger;
+pub mod receiver;
+pub mod wire;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

@@ -1,23 +1,25 @@
 //! `restore_command`: bringing one file, or proving that it does not exist.
 
+mod error;
+
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pg::wal::{
-    FileName, FileNameError, SegmentMismatch, SegmentName, SegmentSize, StreamIdentity, check_segment,
-};
+use pg::wal::{FileName, SegmentName, SegmentSize, StreamIdentity, check_segment};
+use repository::RepositoryError;
 use repository::archive::{ArchiveError, Identity, WalSink as _};
-use repository::{ClusterName, RepositoryError};
 use tokio::time::Instant;
 
 use super::content::{Incoming, sync_directory};
 use super::spool::{Role, Spool};
-use super::{Background, Context, Start, archive_status, repository_status, status};
+use super::{Background, Context, Start, repository_status};
 use crate::failpoint;
 
+use super::beginning::{Beginning, fetch_beginning};
 pub use super::prefetch::{Prefetched, prefetch};
+pub use error::GetError;
 
 /// Added to the ordinary exit status, see [`GetError::exit_status`].
 const FATAL: u8 = 200;
@@ -33,97 +35,11 @@ pub enum Got {
     Ahead,
     /// From the repository.
     Fetched,
-}
-
-/// Why a file was not brought.
-#[derive(Debug, thiserror::Error)]
-pub enum GetError {
-    /// Proven absent: the repository and the stream are there, the file is not, and no later segment of its timeline.
-    #[error("{name} is not in the archive")]
-    Absent {
-        /// The file.
-        name: FileName,
+    /// The beginning of a segment that its server has not finished, from the repository; the rest is zeros.
+    Beginning {
+        /// How many bytes of it are stored.
+        bytes: u32,
     },
-    /// The segment is missing and a later one is there.
-    #[error("{name} is missing from the archive, which has {later} of the same timeline")]
-    Hole {
-        /// The missing segment.
-        name: SegmentName,
-        /// The next one stored.
-        later: SegmentName,
-    },
-    /// Nothing of ours is where the archive should be, so nothing can be said to be absent from it.
-    #[error("the repository has no stream {cluster}, so that {name} is missing means nothing")]
-    NoStream {
-        /// The stream.
-        cluster: ClusterName,
-        /// The file.
-        name: FileName,
-    },
-    /// Not a name that PostgreSQL asks for.
-    #[error("get {text}")]
-    Name {
-        /// What was asked for.
-        text: String,
-        /// What is wrong with it.
-        source: FileNameError,
-    },
-    /// The repository could not be read, or what it has is damaged.
-    #[error("fetch {name}")]
-    Archive {
-        /// The file.
-        name: FileName,
-        /// Why.
-        source: ArchiveError,
-    },
-    /// The stored segment is not what its name says.
-    #[error(transparent)]
-    Mismatch(#[from] SegmentMismatch),
-    /// The stored segment has another length than the cluster's segments.
-    #[error("{name} has {found} bytes in the archive, not {expected}")]
-    Length {
-        /// The segment.
-        name: SegmentName,
-        /// Its bytes.
-        found: u64,
-        /// Bytes of a segment of this cluster.
-        expected: u64,
-    },
-    /// The file could not be written where it was wanted.
-    #[error("write {path}")]
-    Write {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It took too long.
-    #[error("fetch {name}: not done within {} s", .after.as_secs())]
-    Timeout {
-        /// The file.
-        name: FileName,
-        /// The limit.
-        after: Duration,
-    },
-}
-
-impl GetError {
-    /// The exit status for `restore_command`: 1 for a proven absence; anything else is 200 and the ordinary status (202
-    /// wrong request, 203 not found, 204 try again, 205 damaged data).
-    ///
-    /// PostgreSQL takes 1 to 125 as "no such file", ends recovery there and opens for writing. Above 125 it stops. 129 to
-    /// 192 are left to the shell, which reports signals so; 143 in particular means "told to stop" to PostgreSQL.
-    /// Source: `RestoreArchivedFile`, `access/transam/xlogarchive.c`, and `wait_result_is_any_signal`.
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            Self::Absent { .. } => 1,
-            Self::Name { .. } => FATAL + status::WRONG_REQUEST,
-            Self::NoStream { .. } => FATAL + status::NOT_FOUND,
-            Self::Hole { .. } | Self::Mismatch(_) | Self::Length { .. } => FATAL + status::DAMAGED,
-            Self::Archive { source, .. } => FATAL + archive_status(source),
-            Self::Write { .. } | Self::Timeout { .. } => FATAL + status::TRY_AGAIN,
-        }
-    }
 }
 
 /// The exit status of a `wal get` that failed before it came to [`run`]: 200 and the ordinary status of the failure.
@@ -138,7 +54,9 @@ pub fn open_failed(error: &RepositoryError) -> u8 {
 
 /// Brings the file `name`, which is `%f` of `restore_command`, to `target`, its `%p`: whole, checked, durable.
 ///
-/// Only the exact name is ever brought: a `.partial` file does not stand in for its segment. After a segment, `start` is
+/// Only the exact name is ever brought: a `.partial` file does not stand in for its segment. Of a segment that is not stored
+/// whole, parts that a receiver stored make the beginning, if nothing of its timeline is stored behind it: replay ends where
+/// they do, at the last record that is whole. After a segment, `start` is
 /// asked to fetch the ones that follow, unless somebody does already or enough are here.
 pub async fn run(context: &Context, name: &str, target: &Path, start: Start<'_>) -> Result<Got, GetError> {
     let name: FileName = name.parse().map_err(|source| GetError::Name { text: name.to_owned(), source })?;
@@ -152,13 +70,11 @@ pub async fn run(context: &Context, name: &str, target: &Path, start: Start<'_>)
         Some(spool) => take_ahead(context, spool, &segment, directory, target).await?,
         None => false,
     };
-    if !ahead {
-        fetch(context, &name, directory, target).await?;
-    }
-    if let Some(spool) = spool {
+    let got = if ahead { Got::Ahead } else { fetch(context, &name, directory, target).await? };
+    if let Some(spool) = spool.filter(|_| !matches!(got, Got::Beginning { .. })) {
         start_prefetch(context, &spool, segment, directory, start).await;
     }
-    Ok(if ahead { Got::Ahead } else { Got::Fetched })
+    Ok(got)
 }
 
 /// Hands out the segment from the spool, if it is there and good, or about to come.
@@ -239,8 +155,9 @@ async fn start_prefetch(
     }
 }
 
-/// Fetches a file to where it is wanted; a hole is waited for.
-async fn fetch(context: &Context, name: &FileName, directory: &Path, target: &Path) -> Result<(), GetError> {
+/// Fetches a file to where it is wanted; a hole is waited for. Where the stream ends, the beginning of a segment stands in
+/// for it.
+async fn fetch(context: &Context, name: &FileName, directory: &Path, target: &Path) -> Result<Got, GetError> {
     let begun = Instant::now();
     let mut bytes = 0;
     if matches!(name, FileName::Segment(_) | FileName::Partial(_)) {
@@ -251,14 +168,29 @@ async fn fetch(context: &Context, name: &FileName, directory: &Path, target: &Pa
         let incoming = Incoming::new(part_of(directory, target));
         let fetching = fetch_once(context, name, context.limits.workers, incoming);
         let fetched = tokio::time::timeout(limit, fetching).await;
-        match fetched.unwrap_or(Err(GetError::Timeout { name: *name, after: limit })) {
+        let missing = match fetched.unwrap_or(Err(GetError::Timeout { name: *name, after: limit })) {
             Err(GetError::Hole { .. }) if begun.elapsed() < context.limits.hole_wait => {
                 tokio::time::sleep(HOLE_LOOK_EVERY.min(context.limits.hole_wait)).await;
+                continue;
             }
             Err(GetError::Archive { source: ArchiveError::Content { source, .. }, .. }) => {
                 return Err(GetError::Write { path: target.to_owned(), source });
             }
-            fetched => return place(fetched?.0, directory, target),
+            Err(missing @ GetError::Absent { .. }) => missing,
+            Err(missing @ GetError::Hole { .. }) if context.up_to_gap => missing,
+            fetched => return place(fetched?.0, directory, target).map(|()| Got::Fetched),
+        };
+        let FileName::Segment(segment) = name else { return Err(missing) };
+        let incoming = Incoming::new(part_of(directory, target));
+        let fetching = fetch_beginning(context, segment, incoming);
+        let fetched = tokio::time::timeout(limit, fetching).await;
+        match fetched.unwrap_or(Err(GetError::Timeout { name: *name, after: limit }))? {
+            Beginning::Is(incoming, bytes) => {
+                return place(incoming, directory, target).map(|()| Got::Beginning { bytes });
+            }
+            // Stored meanwhile, or replaced by a longer part.
+            Beginning::Changed if begun.elapsed() < limit => {}
+            Beginning::None | Beginning::Changed => return Err(missing),
         }
     }
 }
@@ -301,7 +233,7 @@ async fn absent(context: &Context, name: &FileName) -> GetError {
     }
 }
 
-async fn identity_for(context: &Context, name: &FileName) -> Result<Identity, GetError> {
+pub(super) async fn identity_for(context: &Context, name: &FileName) -> Result<Identity, GetError> {
     let after = context.limits.deadline;
     let found = tokio::time::timeout(after, context.repository.identity(&context.cluster)).await;
     let found = found.map_err(|_| GetError::Timeout { name: *name, after })?;
@@ -310,7 +242,7 @@ async fn identity_for(context: &Context, name: &FileName) -> Result<Identity, Ge
     found.ok_or_else(|| GetError::NoStream { cluster: context.cluster.clone(), name: *name })
 }
 
-fn check(identity: &Identity, name: &SegmentName, content: &Incoming) -> Result<(), GetError> {
+pub(super) fn check(identity: &Identity, name: &SegmentName, content: &Incoming) -> Result<(), GetError> {
     let expected = u64::from(identity.segment_size);
     let length = || GetError::Length { name: *name, found: content.length, expected };
     let segment_size = SegmentSize::new(identity.segment_size).map_err(|_| length())?;

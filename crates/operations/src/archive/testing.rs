@@ -75,8 +75,18 @@ pub async fn context_in(folder: &Path, store: Arc<dyn Storage>, seed: u8) -> Con
         cluster: ClusterName::new("main").unwrap(),
         spool: Some(folder.join("spool")),
         limits,
+        up_to_gap: false,
         now: || "2026-11-22T01:00:00Z".parse().unwrap(),
     }
+}
+
+/// A world in whose archive the first segments are.
+pub async fn archived(count: u64) -> World {
+    let world = World::new().await;
+    for number in 1..=count {
+        world.archive(&numbered(number), number as u8).await;
+    }
+    world
 }
 
 impl World {

@@ -2,42 +2,57 @@
 
 use std::time::{Duration, Instant};
 
+use pg::Lsn;
 use pg::wal::{FileName, SegmentName, SegmentSize};
-use repository::{ClusterName, Repository, RepositoryError};
+use repository::archive::covered;
+use repository::{ClusterName, Repository, RepositoryError, layout};
 use storage::StorageError;
 
 use super::BackupError;
 
-/// Waits until every segment from `from` to `to` is in the repository; a successful backup has all of them.
+/// Waits until all WAL from the segment `from` to the position `stop` is in the repository; a successful backup has all of
+/// it. The last segment need not be whole: a standby's server does not end it, and parts of it are enough.
 pub(crate) async fn wait(
     repository: &Repository,
     cluster: &ClusterName,
     from: SegmentName,
-    to: SegmentName,
+    stop: Lsn,
     size: SegmentSize,
     timeout: Duration,
 ) -> Result<(), BackupError> {
     let began = Instant::now();
     let mut pause = Duration::from_millis(20);
-    let mut next = from;
+    let (mut next, last) = (from, SegmentName::last_before(from.timeline, stop, size));
     loop {
-        match repository
-            .storage()
-            .size(&repository::layout::wal_file(cluster, &FileName::Segment(next)))
-            .await
-        {
-            Ok(_) if next == to => return Ok(()),
-            Ok(_) => {
-                next = next.next(size).expect("a later segment was asked for");
-                continue;
+        if is_whole(repository, cluster, &next).await? {
+            if next == last {
+                return Ok(());
             }
-            Err(StorageError::NotFound { .. }) => {}
-            Err(error) => return Err(RepositoryError::from(error).into()),
+            next = next.next(size).expect("a later segment was asked for");
+            continue;
+        }
+        if next == last {
+            let parts = repository.parts_of(cluster, &next).await?;
+            if next.start(size) + u64::from(covered(&parts)) >= stop.get() {
+                return Ok(());
+            }
         }
         if began.elapsed() >= timeout {
             return Err(BackupError::WalMissing { missing: next, waited: began.elapsed() });
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+async fn is_whole(
+    repository: &Repository,
+    cluster: &ClusterName,
+    segment: &SegmentName,
+) -> Result<bool, RepositoryError> {
+    match repository.storage().size(&layout::wal_file(cluster, &FileName::Segment(*segment))).await {
+        Ok(_) => Ok(true),
+        Err(StorageError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use pg::recovery::TargetTimeline;
 use pg::{Lsn, TimelineId};
+use repository::archive::{Gap, GapNote};
 use repository::{ClusterName, Repository};
 use serde::Serialize;
 
@@ -107,6 +108,7 @@ pub async fn status(
     }
     let state = ArchiveState::read(repository, cluster).await?;
     let (mut ranges, mut damaged, mut readable) = (Vec::new(), Vec::new(), Vec::new());
+    let mut newest_start = 0;
     for backup in listed {
         let manifest = match backup.manifest {
             Ok(manifest) => manifest,
@@ -128,7 +130,11 @@ pub async fn status(
                 });
             }
         }
+        newest_start = newest_start.max(manifest.span().start_lsn);
         readable.push(BackupSummary::of(&manifest));
+    }
+    for (gap, note) in state.open_gaps() {
+        problems.push(gap_problem(gap, note, newest_start));
     }
     for (timeline, why) in &state.damaged_histories {
         problems.push(Problem {
@@ -164,6 +170,20 @@ fn join(ranges: &mut Vec<Range>, problems: &mut Vec<Problem>, id: &str, window: 
     }
 }
 
+/// A gap is a loss until a backup begins behind it, and from then on worth knowing: what lies in it is gone.
+fn gap_problem(gap: &Gap, note: &GapNote, newest_backup_start: u64) -> Problem {
+    let noticed = Timestamp::from_microsecond(note.noticed_us).unwrap_or_default();
+    let mut what = format!(
+        "the server no longer had the WAL {gap} when it was asked for at {noticed:.0} ({})",
+        note.why
+    );
+    let behind = newest_backup_start >= gap.to.get();
+    if !behind {
+        what.push_str("; nothing after it can be restored before the next backup: take one now");
+    }
+    Problem { severity: if behind { Severity::Notice } else { Severity::Loss }, what }
+}
+
 fn page_problem(newest: Option<&BackupSummary>) -> Option<Problem> {
     let newest = newest.filter(|backup| backup.damaged_pages > 0)?;
     let what = format!(
@@ -193,7 +213,10 @@ fn assemble(
         newest_moment,
         ranges,
         segments: segments().map(|timeline| timeline.len() as u64).sum(),
-        wal_bytes: segments().flat_map(|timeline| timeline.values()).sum(),
+        wal_bytes: segments()
+            .flat_map(|timeline| timeline.values())
+            .chain(state.inventory.parts.values())
+            .sum(),
         damaged,
         problems,
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pg::timeline::TimelineHistory;
 use pg::wal::SegmentSize;
 use pg::{Lsn, TimelineId};
-use repository::archive::Inventory;
+use repository::archive::{Inventory, covered};
 
 /// WAL that is missing although later WAL of the same past is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Reach {
 ///
 /// A segment of a timeline counts up to the point where the path leaves it. The segment in which the path changes
 /// timelines counts whole on the newer one, which begins as a copy of the older (`XLogFileCopy`), and up to the change on
-/// the older. `.partial` files never count.
+/// the older. Of an unfinished segment the parts that follow each other from its first byte count; `.partial` files never do.
 pub fn continuous_until(
     inventory: &Inventory,
     path: &TimelineHistory,
@@ -76,7 +76,15 @@ fn hole(path: &TimelineHistory, from: u64, to: u64) -> Option<Hole> {
 /// The parts of the path's past that are stored, as half-open ranges of positions.
 fn stored_ranges(inventory: &Inventory, path: &TimelineHistory, size: SegmentSize) -> Vec<(u64, u64)> {
     let mut stored = Vec::new();
+    let unfinished = inventory.unfinished();
     for (timeline, begin, left) in reigns(path) {
+        for (segment, parts) in unfinished.iter().filter(|(segment, _)| segment.timeline == timeline) {
+            let (start, bytes) = (segment.start(size), u64::from(covered(parts)));
+            let end = (start + bytes).min(left);
+            if segment.fits(size) && end > begin.max(start) {
+                stored.push((start, end));
+            }
+        }
         let segments = inventory.segments.get(&timeline).into_iter().flat_map(BTreeMap::keys);
         for segment in segments.filter(|segment| segment.fits(size)) {
             let (start, end) = (segment.start(size), segment.end(size));

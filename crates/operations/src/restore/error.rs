@@ -51,7 +51,7 @@ pub enum RestoreError {
         end: (Lsn, Option<Timestamp>),
     },
     /// The target lies past the end of the WAL, or of its continuous part.
-    #[error("the WAL in the repository does not reach {target}")]
+    #[error("the WAL in the repository does not reach {target}{}", hole_suffix(.hole))]
     TargetTooLate {
         /// The target.
         target: RecoveryTarget,
@@ -156,4 +156,8 @@ impl RestoreError {
         let path = path.into();
         move |source| Self::Disk { action, path, source }
     }
+}
+
+fn hole_suffix(hole: &Option<String>) -> String {
+    hole.as_ref().map(|hole| format!(": {hole}")).unwrap_or_default()
 }

@@ -193,6 +193,7 @@ impl Scene {
             tablespaces_under: None,
             delta: false,
             restore_command: format!("cp {}/%f %p", self.folder.path().join("wal").display()),
+            up_to_gap_command: None,
             keep_archiving: false,
             owner: None,
             workers: 2,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::vec::IntoIter;
 
 use bytes::{Bytes, BytesMut};
+use pg::wal::FileName;
 use prost::Message as _;
 use storage::{ObjectName, StorageError};
 
@@ -48,7 +49,7 @@ impl Repository {
     pub async fn fetch_wal(
         &self,
         cluster: &ClusterName,
-        file: impl Into<WalName>,
+        file: &FileName,
     ) -> Result<(WalInfo, Vec<u8>), ArchiveError> {
         let fetched = self.fetch_wal_into(cluster, file, 1, Vec::new()).await?;
         Ok((fetched.info, fetched.sink))

@@ -3,12 +3,12 @@
 
 use pg::{Lsn, TimelineId};
 use prost::Message;
-use storage::StorageError;
+use storage::{ObjectName, StorageError};
 
 use super::ArchiveError;
 use crate::layout::{self, ClusterName};
 use crate::repository::{Repository, RepositoryError};
-use crate::seal::{Header, Kind, SealError, Sealer};
+use crate::seal::{Header, Kind, MAX_HEADER_LEN, SealError, Sealer};
 
 /// WAL that could not be had.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -61,20 +61,31 @@ impl Repository {
         }
     }
 
-    /// Every gap that was written down, in order.
+    /// Every gap that was written down, in order. One whose note is damaged is told of by its name alone: better a gap too many
+    /// than one too few.
     pub async fn gaps(&self, cluster: &ClusterName) -> Result<Vec<(Gap, GapNote)>, RepositoryError> {
         let mut gaps = Vec::new();
         for entry in self.storage().list(&layout::gaps(cluster)).await? {
             let Some(gap) = layout::parse_gap(cluster, &entry.name) else { continue };
-            let object = self.storage().read_all(&entry.name, 4096).await?;
-            let header = Header::parse(self.access().writer(), Kind::Gap, &entry.name, &object)?;
-            let bad = || SealError::Content { name: entry.name.clone(), what: "note of a gap" };
-            if header.len != object.len() {
-                return Err(SealError::Length { name: entry.name }.into());
-            }
-            gaps.push((gap, GapNote::decode(&header.public[..]).map_err(|_| bad())?));
+            let note = match self.storage().read_all(&entry.name, MAX_HEADER_LEN as u64).await {
+                Ok(object) => self.read_note(&entry.name, &object),
+                Err(StorageError::NotFound { .. }) => continue,
+                Err(error @ StorageError::TooLarge { .. }) => Err(error.into()),
+                Err(error) => return Err(error.into()),
+            };
+            let unusable = |error| GapNote { noticed_us: 0, why: format!("its note is unusable: {error}") };
+            gaps.push((gap, note.unwrap_or_else(unusable)));
         }
         gaps.sort_by_key(|(gap, _)| *gap);
         Ok(gaps)
+    }
+
+    fn read_note(&self, name: &ObjectName, object: &[u8]) -> Result<GapNote, RepositoryError> {
+        let header = Header::parse(self.access().writer(), Kind::Gap, name, object)?;
+        if header.len != object.len() {
+            return Err(SealError::Length { name: name.clone() }.into());
+        }
+        let bad = |_| SealError::Content { name: name.clone(), what: "note of a gap" };
+        Ok(GapNote::decode(&header.public[..]).map_err(bad)?)
     }
 }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use pg::TimelineId;
 use pg::wal::{FileName, SegmentName};
 use storage::StorageError;
 
@@ -102,6 +103,17 @@ pub fn covered(parts: &[Part]) -> u32 {
     cover(parts).last().map_or(0, |part| part.to)
 }
 
+/// The end of what is stored of a timeline.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewestWal {
+    /// The newest whole segment.
+    pub whole: Option<SegmentName>,
+    /// Parts of segments that are not whole, in order.
+    pub parts: Vec<Part>,
+    /// Parts of segments that are whole: nobody needs them.
+    pub leftover: Vec<Part>,
+}
+
 impl Repository {
     /// The parts of a segment that are stored, in order of their first bytes.
     pub async fn parts_of(
@@ -126,28 +138,29 @@ impl Repository {
         Ok(())
     }
 
-    /// The newest whole segment of a timeline before position `left`, where the timeline was left, and every part from that
-    /// segment on; asks for the names in the last folders only, not for all.
+    /// The end of what is stored of a timeline, as far as `counts` says that a segment counts; asks for the names in the last
+    /// folders only, not for all.
     pub async fn newest_wal(
         &self,
         cluster: &ClusterName,
-        timeline: pg::TimelineId,
-        is_before_end: impl Fn(&SegmentName) -> bool,
-    ) -> Result<(Option<SegmentName>, Vec<Part>), RepositoryError> {
+        timeline: TimelineId,
+        counts: impl Fn(&SegmentName) -> bool,
+    ) -> Result<NewestWal, RepositoryError> {
         let logs = self.storage().list_children(&layout::wal_timeline(cluster, timeline)).await?.prefixes;
-        let mut parts = Vec::new();
+        let mut newest = NewestWal::default();
         for folder in logs.iter().rev() {
-            let (mut segments, mut found) = self.folder_content(cluster, folder).await?;
-            segments.retain(|segment| segment.timeline == timeline && is_before_end(segment));
-            found.retain(|part| part.segment.timeline == timeline && is_before_end(&part.segment));
-            parts.append(&mut found);
-            if let Some(newest) = segments.into_iter().max() {
-                parts.sort_unstable();
-                return Ok((Some(newest), parts));
+            let (segments, parts) = self.folder_content(cluster, folder).await?;
+            for part in parts.into_iter().filter(|part| counts(&part.segment)) {
+                let is_whole = segments.contains(&part.segment);
+                if is_whole { &mut newest.leftover } else { &mut newest.parts }.push(part);
+            }
+            newest.whole = segments.into_iter().filter(&counts).max();
+            if newest.whole.is_some() {
+                break;
             }
         }
-        parts.sort_unstable();
-        Ok((None, parts))
+        newest.parts.sort_unstable();
+        Ok(newest)
     }
 
     /// The whole segments and the parts that stand in the folder of `segment`.

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use pg::wal::FileName;
 use storage::{ObjectName, StorageError};
 
 use super::maker::{Made, Maker, Unmade};
@@ -45,7 +46,7 @@ impl Repository {
     pub async fn store_wal(
         &self,
         cluster: &ClusterName,
-        file: impl Into<WalName>,
+        file: &FileName,
         content: &[u8],
         info: &WalInfo,
         threads: usize,

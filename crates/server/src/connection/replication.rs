@@ -235,7 +235,7 @@ fn read_message(message: CopyMessage) -> Result<Message, ServerError> {
 /// After the end of a timeline the server names the next one. Source: `StartReplication`, `walsender.c`.
 fn read_next_timeline(rows: &Rows) -> Result<Option<(TimelineId, Lsn)>, ServerError> {
     let Some(row) = rows.row(0) else { return Ok(None) };
-    Ok(lsn_or_none(row.required(1)?)?.map(|lsn| Ok((row.parse(0)?, lsn))).transpose()?)
+    lsn_or_none(row.required(1)?)?.map(|lsn| Ok((row.parse(0)?, lsn))).transpose()
 }
 
 fn lsn_or_none(text: &str) -> Result<Option<Lsn>, ServerError> {

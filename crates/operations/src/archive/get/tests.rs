@@ -1,17 +1,10 @@
 use storage::{Call, Calls, Fault, Rule, Storage as _};
 
 use super::*;
-use crate::archive::testing::{World, numbered, segment, segment_of};
+use crate::archive::testing::{World, archived, numbered, segment, segment_of};
+use repository::ClusterName;
 
 const FIRST: &str = "000000010000000000000001";
-
-async fn archived(count: u64) -> World {
-    let world = World::new().await;
-    for number in 1..=count {
-        world.archive(&numbered(number), number as u8).await;
-    }
-    world
-}
 
 fn restored(world: &World) -> Vec<u8> {
     fs::read(world.restored()).unwrap()

@@ -1,0 +1,259 @@
+//! `pgkeep wal receive`: WAL as the server writes it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use jiff::Timestamp;
+use operations::receive::{Notice, ReceiveRequest, drop_slot, is_slot_name, receive};
+use pg::Lsn;
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::commands::Session;
+use crate::failure::{Failure, Outcome};
+use crate::opening;
+use crate::output::{print, print_error};
+use crate::secret_files::Use;
+use crate::settings::keys;
+
+/// A failure that goes on is told again after so long.
+const REPEAT_AFTER: Duration = Duration::from_secs(30);
+/// How often it is told what was stored.
+const SUMMARY_EVERY: Duration = Duration::from_secs(60);
+
+/// How to receive.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Receives until it is told to stop (SIGTERM, SIGINT), and then has everything stored that came. \
+        To have commits wait until they are in the repository, put the slot's name into \
+        synchronous_standby_names; a smaller --max-lag makes them wait less and stores more often."
+)]
+pub struct ReceiveArguments {
+    /// How long what was written may wait until it is stored [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = lag)]
+    max_lag: Option<Duration>,
+    /// The slot on the server [default: pgkeep_ and the cluster's name]
+    #[arg(long, value_name = "NAME")]
+    slot: Option<String>,
+    /// Drop the slot when the server keeps more WAL for it; 0 for no limit [default: 10GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    slot_limit: Option<u64>,
+    /// End when everything before this position is stored
+    #[arg(long, value_name = "LSN")]
+    until: Option<Lsn>,
+    /// Receive nothing: remove the slot from the server, which then keeps no more WAL for it
+    #[arg(long, conflicts_with_all = ["max_lag", "slot_limit", "until"])]
+    drop_slot: bool,
+}
+
+fn lag(text: &str) -> Result<Duration, String> {
+    keys::duration(text).ok_or_else(|| "expected a span of time such as 1s or 200ms".to_owned())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    keys::size(text).ok_or_else(|| "expected a number of bytes such as 512MiB or 10GiB".to_owned())
+}
+
+/// Receives; returns when somebody stops it.
+pub async fn run(session: &Session, arguments: &ReceiveArguments) -> Outcome<u8> {
+    let settings = &session.settings;
+    let slot = arguments.slot.clone().unwrap_or_else(|| settings.slot());
+    if !is_slot_name(&slot) {
+        return Err(Failure::wrong("receive WAL")
+            .because(format!("{slot:?} is not the name of a slot: 1 to 63 of a-z, 0-9 and _")));
+    }
+    if arguments.drop_slot {
+        return remove_slot(session, slot).await;
+    }
+    let repository = opening::open(settings, Use::Add).await?;
+    let request = ReceiveRequest {
+        cluster: settings.cluster.clone(),
+        slot,
+        max_lag: arguments.max_lag.unwrap_or_else(|| settings.duration("max_lag")),
+        slot_limit: match arguments.slot_limit {
+            Some(limit) => Some(limit).filter(|limit| *limit > 0),
+            None => settings.slot_limit(),
+        },
+        spool: settings.spool_dir().unwrap_or_else(std::env::temp_dir),
+        workers: settings.workers(),
+        until: arguments.until,
+    };
+    let teller =
+        Arc::new(Teller { json: session.output.json, quiet: session.quiet, state: Mutex::default() });
+    let tell = {
+        let teller = teller.clone();
+        Arc::new(move |notice| teller.tell(&notice))
+    };
+    let stop = stop_signal()?;
+    receive(settings.server(), repository, &request, tell, stop)
+        .await
+        .map(|()| 0)
+        .map_err(|error| Failure::caused("receive WAL", &error))
+}
+
+async fn remove_slot(session: &Session, slot: String) -> Outcome<u8> {
+    let (server, name) = (session.settings.server(), slot.clone());
+    let dropped = tokio::task::spawn_blocking(move || drop_slot(&server, &name)).await;
+    let dropped = dropped
+        .map_err(|error| Failure::caused("remove the slot", &error))?
+        .map_err(|error| Failure::caused(format!("remove slot {slot}"), &error))?;
+    session.output.show(&json!({"slot": slot, "removed": dropped}), || match dropped {
+        true => format!("Slot {slot} is removed. The server keeps no more WAL for it.\n"),
+        false => format!("The server has no slot {slot}.\n"),
+    })?;
+    Ok(0)
+}
+
+/// Becomes true at SIGTERM or SIGINT.
+fn stop_signal() -> Outcome<watch::Receiver<bool>> {
+    let cannot = |error| Failure::caused("listen for signals", &error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        sender.send_replace(true);
+        // A second signal ends the program at once.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(i32::from(crate::failure::Class::TryAgain as u8));
+    });
+    Ok(receiver)
+}
+
+/// Tells what happens: a line each on standard error, or an object each on standard output.
+struct Teller {
+    json: bool,
+    quiet: bool,
+    state: Mutex<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    segments: u64,
+    parts: u64,
+    newest: Option<String>,
+    summary_at: Option<Instant>,
+    failure_at: Option<Instant>,
+}
+
+impl Teller {
+    fn tell(&self, notice: &Notice) {
+        let mut told = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match notice {
+            Notice::Stored { name } => {
+                told.segments += 1;
+                told.newest = Some(name.to_string());
+                tracing::info!(segment = %name, "stored");
+            }
+            Notice::PartStored { part } => {
+                told.parts += 1;
+                told.newest = Some(part.to_string());
+                tracing::debug!(%part, "stored");
+            }
+            Notice::ServerFails { .. } | Notice::StorageFails { .. } => {
+                if told.failure_at.is_some_and(|at| at.elapsed() < REPEAT_AFTER) {
+                    return;
+                }
+                told.failure_at = Some(Instant::now());
+                self.line("problem", notice);
+            }
+            Notice::Streaming { .. } | Notice::StorageBack => {
+                told.failure_at = None;
+                self.line("event", notice);
+            }
+            Notice::Gap { .. } | Notice::SlotLost { .. } | Notice::SlotDropped { .. } => {
+                self.line("loss", notice)
+            }
+            Notice::Warning(_) => self.line("warning", notice),
+            Notice::TimelineEnded { .. } | Notice::SlotMade { .. } => self.line("event", notice),
+        }
+        self.summary(&mut told);
+    }
+
+    fn line(&self, kind: &str, notice: &Notice) {
+        let now = Timestamp::now();
+        if self.json {
+            // Whoever read it is gone: there is nobody to tell.
+            let _ = print(&format!("{}\n", value(now, kind, notice)));
+        } else if !self.quiet || kind != "event" {
+            let head = if kind == "event" { String::new() } else { format!("{kind}: ") };
+            print_error(&format!("{now:.0} {head}{}\n", text(notice)));
+        }
+    }
+
+    fn summary(&self, told: &mut Told) {
+        let due = told.summary_at.get_or_insert_with(Instant::now).elapsed() >= SUMMARY_EVERY;
+        let Some(newest) = told.newest.take_if(|_| due) else { return };
+        let now = Timestamp::now();
+        let Told { segments, parts, .. } = *told;
+        if self.json {
+            let value =
+                json!({"at": now, "kind": "stored", "segments": segments, "parts": parts, "newest": newest});
+            let _ = print(&format!("{value}\n"));
+        } else if !self.quiet {
+            print_error(&format!(
+                "{now:.0} stored {segments} segments and {parts} parts, the newest {newest}\n"
+            ));
+        }
+        *told = Told { summary_at: Some(Instant::now()), failure_at: told.failure_at, ..Told::default() };
+    }
+}
+
+fn text(notice: &Notice) -> String {
+    match notice {
+        Notice::Streaming { timeline, from, host, slot } => {
+            format!("receiving from {host}, slot {slot}, timeline {timeline} from {from} on")
+        }
+        Notice::Stored { name } => format!("stored {name}"),
+        Notice::PartStored { part } => format!("stored {part}"),
+        Notice::TimelineEnded { timeline, next: Some((next, at)) } => {
+            format!("timeline {timeline} ended; {next} goes on from {at}")
+        }
+        Notice::TimelineEnded { timeline, next: None } => format!("timeline {timeline} ended"),
+        Notice::Gap { gap, why } => {
+            format!(
+                "WAL {gap} is gone for good ({why}); take a backup now: nothing behind the gap can be restored before"
+            )
+        }
+        Notice::SlotMade { slot } => format!("slot {slot} is made"),
+        Notice::SlotLost { slot, status } => {
+            format!("the server has given up slot {slot} ({status}); a new one is made")
+        }
+        Notice::SlotDropped { slot } => {
+            format!(
+                "slot {slot} is dropped so that the server's disk does not fill; it is made again when WAL can be stored"
+            )
+        }
+        Notice::ServerFails { error, failures } => format!("the server fails ({failures}. time): {error}"),
+        Notice::StorageFails { what, error, waited } => {
+            format!("{what} cannot be stored, for {} s now: {error}", waited.as_secs())
+        }
+        Notice::StorageBack => "WAL can be stored again".to_owned(),
+        Notice::Warning(text) => text.clone(),
+    }
+}
+
+fn value(at: Timestamp, kind: &str, notice: &Notice) -> Value {
+    let mut value = json!({"at": at, "kind": kind, "text": text(notice)});
+    match notice {
+        Notice::Streaming { timeline, from, host, slot } => {
+            value["streaming"] = json!({"timeline": timeline, "from": from, "host": host, "slot": slot});
+        }
+        Notice::TimelineEnded { timeline, next } => {
+            value["timeline_ended"] = json!({"timeline": timeline, "next": next.map(|next| next.0)});
+        }
+        Notice::Gap { gap, .. } => {
+            value["gap"] = json!({"timeline": gap.timeline, "from": gap.from, "to": gap.to});
+        }
+        _ => {}
+    }
+    value
+}

@@ -1,0 +1,122 @@
+//! `pgkeep wal receive` over promotions, with several hosts, and from a standby.
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+
+mod scene;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use scene::receiver::{Receiver, assert_restores, end_of_wal, start_server, wait_until_flushed};
+use scene::{Scene, ledger, number, sql, wait_for};
+use server::throwaway::Throwaway;
+
+/// A standby of a server, in a folder of the scene, on a socket of its own.
+fn start_standby(scene: &Scene, primary: &Throwaway, name: &str) -> Throwaway {
+    let into = scene.text_path(name);
+    let mut command = primary.command("pg_basebackup");
+    command.args(["-D", &into, "-X", "stream", "-c", "fast", "-R"]);
+    scene.as_user(&mut command);
+    assert!(command.status().unwrap().success());
+    let builder = Throwaway::builder(&scene.binaries);
+    builder.start_existing(Path::new(&into)).unwrap()
+}
+
+fn hosts(servers: &[&Throwaway]) -> String {
+    let join = |part: &dyn Fn(&Throwaway) -> String| {
+        servers.iter().map(|server| part(server)).collect::<Vec<_>>().join(",")
+    };
+    let folders = join(&|server| server.socket_directory().to_str().unwrap().to_owned());
+    let ports = join(&|server| server.port().to_string());
+    format!("host={folders} port={ports} dbname=postgres user=postgres target_session_attrs=read-write")
+}
+
+#[test]
+fn a09_a_promoted_standby_is_followed_onto_its_timeline() {
+    let Some(scene) = Scene::of(15) else { return };
+    scene.init();
+    let mut primary = start_server(&scene, |builder| builder);
+    ledger::make(&primary);
+    let standby = start_standby(&scene, &primary, "standby");
+    let mut receiver = Receiver::start(&scene, &hosts(&[&primary, &standby]), &["--max-lag", "20ms"]);
+    receiver.wait_for("\"streaming\"");
+    scene.backup(&primary, &[]);
+    ledger::add(&primary, 1, 50);
+    let end = end_of_wal(&primary);
+    wait_until_flushed(&primary, end);
+    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{end}')::int");
+    wait_for("the standby", || (number(&standby, &replayed) == 1).then_some(()));
+    primary.kill();
+    sql(&standby, "select pg_promote()");
+    let begun = Instant::now();
+    ledger::add(&standby, 51, 100);
+    receiver.wait_for("\"timeline\":2");
+    wait_until_flushed(&standby, end_of_wal(&standby));
+    eprintln!("followed after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    receiver.stop();
+    let status = scene.json(&["status"]);
+    assert_eq!(status["problems"].as_array().unwrap().len(), 0, "{status}");
+    let list = scene.json(&["wal", "list", "--offline"]);
+    assert_eq!(
+        (list["end"]["timeline"].as_u64(), list["timelines"][1]["history"].as_bool()),
+        (Some(2), Some(true)),
+        "{list}"
+    );
+    assert_restores(&scene, "restored", 100);
+}
+
+#[test]
+fn wal_is_received_from_a_standby_too_and_over_its_promotion() {
+    let Some(scene) = Scene::of(17) else { return };
+    scene.init();
+    let primary = start_server(&scene, |builder| builder);
+    ledger::make(&primary);
+    let standby = start_standby(&scene, &primary, "standby");
+    let mut receiver = Receiver::start(&scene, &standby.conninfo(), &["--max-lag", "20ms"]);
+    receiver.wait_for("\"streaming\"");
+    // The stop of a backup of the primary ends its segment, which comes by way of the standby.
+    scene.backup(&primary, &[]);
+    ledger::add(&primary, 1, 50);
+    let end = end_of_wal(&primary);
+    wait_until_flushed(&standby, end);
+    drop(primary);
+    sql(&standby, "select pg_promote()");
+    ledger::add(&standby, 51, 80);
+    receiver.wait_for("\"timeline_ended\"");
+    wait_until_flushed(&standby, end_of_wal(&standby));
+    receiver.stop();
+    assert_restores(&scene, "restored", 80);
+}
+
+#[test]
+fn what_a_promoted_standby_never_had_stays_on_the_old_timeline() {
+    let Some(scene) = Scene::of(15) else { return };
+    scene.init();
+    let mut primary = start_server(&scene, |builder| builder);
+    ledger::make(&primary);
+    let mut standby = start_standby(&scene, &primary, "standby");
+    let mut receiver = Receiver::start(&scene, &hosts(&[&primary, &standby]), &["--max-lag", "20ms"]);
+    receiver.wait_for("\"streaming\"");
+    scene.backup(&primary, &[]);
+    ledger::add(&primary, 1, 20);
+    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{}')::int", end_of_wal(&primary));
+    wait_for("the standby", || (number(&standby, &replayed) == 1).then_some(()));
+    standby.stop(server::throwaway::StopMode::Fast).unwrap();
+    // Acknowledged, received and stored; the standby never hears of it.
+    ledger::add(&primary, 21, 40);
+    scene::receiver::switch(&primary);
+    ledger::add(&primary, 41, 45);
+    wait_until_flushed(&primary, end_of_wal(&primary));
+    primary.kill();
+    standby.start().unwrap();
+    sql(&standby, "select pg_promote()");
+    ledger::add(&standby, 101, 120);
+    receiver.wait_for("\"timeline\":2");
+    wait_until_flushed(&standby, end_of_wal(&standby));
+    receiver.stop();
+    let newest = scene.restore("newest", &["--to", "latest"]);
+    let found = ledger::ids(&scene.start_restored(&newest));
+    assert_eq!(found, (1..=20).chain(101..=120).collect(), "the new timeline");
+    let old = scene.restore("old", &["--to", "latest", "--timeline", "1"]);
+    ledger::assert_prefix(&scene.start_restored(&old), 45, "the old timeline to its end");
+}

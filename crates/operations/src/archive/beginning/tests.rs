@@ -1,0 +1,98 @@
+use std::fs;
+
+use repository::archive::{WalContent, WalInfo, WalName};
+use storage::Storage as _;
+
+use super::*;
+use crate::archive::get::Got;
+use crate::archive::testing::{World, archived, numbered, segment};
+
+fn restored(world: &World) -> Vec<u8> {
+    fs::read(world.restored()).unwrap()
+}
+
+/// Bytes of a segment that a receiver stored.
+struct Stretch(Vec<u8>, WalName);
+
+impl WalContent for Stretch {
+    fn length(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        buffer.copy_from_slice(&self.0[offset as usize..][..buffer.len()]);
+        Ok(())
+    }
+
+    fn see(&self, _: &[u8]) {}
+
+    fn info(&self) -> io::Result<WalInfo> {
+        Ok(WalInfo { name: self.1.to_string(), length: self.length(), ..WalInfo::default() })
+    }
+}
+
+async fn store_part(world: &World, number: u64, from: u32, to: u32) {
+    let content = segment(&numbered(number), number as u8)[from as usize..to as usize].to_vec();
+    let part = Part { segment: numbered(number).parse().unwrap(), from, to };
+    let content = std::sync::Arc::new(Stretch(content, WalName::from(&part)));
+    let (repository, cluster) = (&world.context.repository, &world.context.cluster);
+    repository.store_wal_file(cluster, &part, content, 1).await.unwrap();
+}
+
+/// The first bytes of a segment, and zeros in place of the rest.
+fn beginning(number: u64, length: usize) -> Vec<u8> {
+    let mut bytes = segment(&numbered(number), number as u8);
+    bytes[length..].fill(0);
+    bytes
+}
+
+#[tokio::test]
+async fn at_the_end_of_the_stream_parts_make_the_beginning_of_a_segment() {
+    let world = archived(2).await;
+    store_part(&world, 3, 0, 10_000).await;
+    store_part(&world, 3, 4_000, 30_000).await;
+    store_part(&world, 3, 50_000, 60_000).await;
+    assert_eq!(world.get(&numbered(3)).await.unwrap(), Got::Beginning { bytes: 30_000 });
+    assert!(restored(&world) == beginning(3, 30_000));
+    assert_eq!(world.get(&numbered(4)).await.unwrap_err().exit_status(), 1);
+    // As soon as it is whole, the whole is brought.
+    world.archive(&numbered(3), 3).await;
+    assert_eq!(world.get(&numbered(3)).await.unwrap(), Got::Fetched);
+    assert!(restored(&world) == segment(&numbered(3), 3));
+}
+
+#[tokio::test]
+async fn parts_without_the_first_byte_are_nothing() {
+    let world = archived(2).await;
+    store_part(&world, 3, 4_000, 30_000).await;
+    assert_eq!(world.get(&numbered(3)).await.unwrap_err().exit_status(), 1);
+    store_part(&world, 3, 0, 39).await;
+    assert_eq!(world.get(&numbered(3)).await.unwrap_err().exit_status(), 1, "not even a header");
+}
+
+#[tokio::test]
+async fn before_a_gap_a_beginning_is_brought_only_to_whoever_asks_for_it() {
+    let mut world = archived(2).await;
+    store_part(&world, 3, 0, 30_000).await;
+    world.archive(&numbered(5), 5).await;
+    let refused = world.get(&numbered(3)).await.unwrap_err();
+    assert!(matches!(refused, GetError::Hole { .. }) && refused.exit_status() > 125, "{refused:?}");
+    world.context.up_to_gap = true;
+    assert_eq!(world.get(&numbered(3)).await.unwrap(), Got::Beginning { bytes: 30_000 });
+    assert!(matches!(world.get(&numbered(4)).await.unwrap_err(), GetError::Hole { .. }));
+}
+
+#[tokio::test]
+async fn a_damaged_part_is_not_an_absent_one() {
+    let world = archived(2).await;
+    store_part(&world, 3, 0, 30_000).await;
+    let part: Part = format!("{}.00000000-00007530", numbered(3)).parse().unwrap();
+    let name = repository::layout::wal_file(&world.context.cluster, &part);
+    let mut bytes = world.store.read_all(&name, 1 << 20).await.unwrap().to_vec();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    world.store.delete(&name).await.unwrap();
+    world.store.create(&name, &[bytes.into()]).await.unwrap();
+    let refused = world.get(&numbered(3)).await.unwrap_err();
+    assert_eq!(refused.exit_status(), 205, "{refused:?}");
+}

@@ -1,0 +1,289 @@
+//! Receiving WAL as the server writes it: over its replication protocol, into the repository, at most about a second behind.
+//!
+//! Whole segments are stored as `wal push` stores them, under the same names. The unfinished one is stored in parts, each
+//! once, which go when their segment is whole. The server hears that WAL is flushed only when the repository holds it without
+//! a hole before it, so a receiver can be a synchronous standby: acknowledged then means stored.
+//!
+//! `Stream` is the thread that receives, `Store` the task that stores, and `Intake` where they meet. Nothing is kept on this
+//! host: where to go on is seen from what is stored, and what was not stored yet is still on the server, in whose name a slot
+//! keeps it. WAL that the server does not have any more is a gap, which is written down and told.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use pg::wal::{SegmentMismatch, SegmentName};
+use pg::{Lsn, TimelineId};
+use repository::archive::{ArchiveError, Gap, Identity, Part};
+use repository::{ClusterName, Repository};
+use server::connection::{Connection, ConnectionSettings, ServerError};
+use server::facts::{ArchiveMode, ServerFacts};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+mod intake;
+mod limit;
+mod position;
+mod segment;
+mod slot;
+mod store;
+mod stream;
+
+pub use slot::{default_slot_name, is_slot_name};
+
+use intake::Intake;
+use store::Store;
+use stream::Stream;
+
+/// What to receive, and how.
+#[derive(Clone, Debug)]
+pub struct ReceiveRequest {
+    /// The stream in the repository.
+    pub cluster: ClusterName,
+    /// The slot on the server, which is made if it is not there; also the name by which `synchronous_standby_names` knows us.
+    pub slot: String,
+    /// How old the first byte may be that is in no part yet.
+    pub max_lag: Duration,
+    /// How much WAL the server may have to keep for us before the slot is dropped; `None` for no limit.
+    pub slot_limit: Option<u64>,
+    /// The folder for the bytes of the segment in hand.
+    pub spool: PathBuf,
+    /// Threads that compress.
+    pub workers: usize,
+    /// Ends when everything before this position is stored; `None` goes on until somebody stops it.
+    pub until: Option<Lsn>,
+}
+
+/// Something worth telling while receiving.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// WAL comes.
+    Streaming {
+        /// Of this timeline.
+        timeline: TimelineId,
+        /// From here on.
+        from: Lsn,
+        /// From this host.
+        host: String,
+        /// In the name of this slot.
+        slot: String,
+    },
+    /// A segment is stored whole.
+    Stored {
+        /// Which.
+        name: SegmentName,
+    },
+    /// A part of an unfinished segment is stored.
+    PartStored {
+        /// Which.
+        part: Part,
+    },
+    /// The server has left a timeline.
+    TimelineEnded {
+        /// Which.
+        timeline: TimelineId,
+        /// The one after it, and where it begins.
+        next: Option<(TimelineId, Lsn)>,
+    },
+    /// WAL is missing, for ever: the server had removed it.
+    Gap {
+        /// Which.
+        gap: Gap,
+        /// What the server said.
+        why: String,
+    },
+    /// The slot was made.
+    SlotMade {
+        /// Its name.
+        slot: String,
+    },
+    /// The server had given the slot up, so a new one is made.
+    SlotLost {
+        /// Its name.
+        slot: String,
+        /// `lost`.
+        status: String,
+    },
+    /// The slot was dropped, so that the server's disk does not fill.
+    SlotDropped {
+        /// Its name.
+        slot: String,
+    },
+    /// The server could not be reached, or ended the connection.
+    ServerFails {
+        /// How.
+        error: String,
+        /// How many times in a row.
+        failures: u32,
+    },
+    /// Something could not be stored; it is tried again.
+    StorageFails {
+        /// What.
+        what: String,
+        /// How.
+        error: String,
+        /// How long the oldest byte has been waiting.
+        waited: Duration,
+    },
+    /// Storing works again.
+    StorageBack,
+    /// Something that the user should know.
+    Warning(String),
+}
+
+/// Takes notices, from several threads; must return quickly.
+pub type Tell = Arc<dyn Fn(Notice) + Send + Sync>;
+
+/// Why receiving ended though nobody stopped it: what does not pass by waiting.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The server could not be asked what it is.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The archive holds other bytes under the same name, or is another cluster's.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The server sent something that is not what it should be.
+    #[error(transparent)]
+    Mismatch(#[from] SegmentMismatch),
+    /// Another cluster answers where ours did.
+    #[error("the server is another one now: its system identifier is {found}")]
+    OtherServer {
+        /// Its own.
+        found: u64,
+    },
+    /// The server's version or segment size cannot be used.
+    #[error("receive from this server: {what}")]
+    Unusable {
+        /// Why.
+        what: String,
+    },
+    /// The file for the segment in hand could not be written or read.
+    #[error("keep the segment in hand in the spool folder")]
+    Spool {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The name is none for a slot.
+    #[error("{name:?} is not the name of a slot: 1 to 63 of a-z, 0-9 and _")]
+    SlotName {
+        /// As given.
+        name: String,
+    },
+}
+
+/// Receives until `stop` becomes true, or `request.until` is reached. At the end everything that came is stored.
+pub async fn receive(
+    settings: ConnectionSettings,
+    repository: Arc<Repository>,
+    request: &ReceiveRequest,
+    tell: Tell,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), ReceiveError> {
+    if !is_slot_name(&request.slot) {
+        return Err(ReceiveError::SlotName { name: request.slot.clone() });
+    }
+    let facts = facts_when_it_answers(&settings, &tell, &stop).await?;
+    let Some(facts) = facts else { return Ok(()) };
+    let identity = identity(&facts, &settings).await?;
+    repository.bind(&request.cluster, &identity).await?;
+    let store = Arc::new(Store {
+        intake: Arc::new(Intake::new(facts.wal_segment_size, request.spool.clone())),
+        repository,
+        cluster: request.cluster.clone(),
+        identity,
+        max_lag: request.max_lag,
+        threads: request.workers.clamp(1, 2),
+        archives_too: AtomicBool::new(facts.archive_mode != ArchiveMode::Off),
+        tell,
+        failures: AtomicU32::new(0),
+    });
+    let (stopping, over_limit) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let stream = Stream {
+        settings: settings.clone(),
+        slot: request.slot.clone(),
+        store: store.clone(),
+        handle: Handle::current(),
+        stop: stopping.clone(),
+        over_limit: over_limit.clone(),
+        until: request.until,
+    };
+    let (ended, has_ended) = watch::channel(false);
+    let receiving = tokio::task::spawn_blocking(move || {
+        let outcome = stream.run();
+        ended.send_replace(true);
+        outcome
+    });
+    let watching = limit::watch(settings, request.clone(), store.tell.clone(), over_limit);
+    let storing = tokio::spawn(store.clone().run(has_ended));
+    tokio::pin!(watching, storing);
+    loop {
+        tokio::select! {
+            stored = &mut storing => {
+                let stored = stored.expect("storing does not panic and is not cancelled");
+                if stored.is_err() {
+                    store.intake.fail();
+                }
+                let received = receiving.await.expect("receiving does not panic and is not cancelled");
+                return stored.and(received);
+            }
+            _ = stop.wait_for(|stop| *stop), if !stopping.load(Ordering::Relaxed) => {
+                stopping.store(true, Ordering::Release);
+            }
+            () = &mut watching => {}
+        }
+    }
+}
+
+/// Removes the slot from the server; `false` if there was none. Nothing is kept for a receiver any more then.
+pub fn drop_slot(settings: &ConnectionSettings, slot: &str) -> Result<bool, ServerError> {
+    let connection = Connection::connect(settings)?;
+    if slot::Slot::read(&connection, slot)?.is_none() {
+        return Ok(false);
+    }
+    slot::drop_slot(&connection, slot).map(|()| true)
+}
+
+/// What the server is; asked again until it answers, so that a receiver may be started before its server. `None` when it is
+/// to stop first.
+async fn facts_when_it_answers(
+    settings: &ConnectionSettings,
+    tell: &Tell,
+    stop: &watch::Receiver<bool>,
+) -> Result<Option<ServerFacts>, ReceiveError> {
+    let mut failures = 0;
+    while !*stop.borrow() {
+        let settings = settings.clone().connect_timeout(Duration::from_secs(5));
+        let asked = tokio::task::spawn_blocking(move || {
+            Connection::connect(&settings).and_then(|connection| ServerFacts::read(&connection))
+        });
+        match asked.await.expect("asking does not panic and is not cancelled") {
+            Ok(facts) => return Ok(Some(facts)),
+            Err(error) if error.is_transient() => {
+                failures += 1;
+                tell(Notice::ServerFails { error: error.to_string(), failures });
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// What the stream is bound to. The system identifier comes over the replication connection, which needs no other right.
+async fn identity(facts: &ServerFacts, settings: &ConnectionSettings) -> Result<Identity, ReceiveError> {
+    if !facts.major.is_supported() {
+        return Err(ReceiveError::Unusable { what: format!("PostgreSQL {} is not supported", facts.major) });
+    }
+    let settings = settings.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        server::connection::Replication::connect(&settings)?.identify_system()
+    });
+    let system = asked.await.expect("asking does not panic and is not cancelled")?;
+    Ok(Identity {
+        system_identifier: system.system_identifier,
+        segment_size: facts.wal_segment_size.bytes(),
+        major: u32::from(facts.major.number()),
+    })
+}

@@ -1,0 +1,132 @@
+//! What is open, and what is to be done next; plain values under the intake's lock.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pg::wal::SegmentName;
+use pg::{Lsn, TimelineId};
+use repository::archive::{Part, cover};
+use server::connection::Waker;
+use tokio::time::Instant;
+
+use super::super::segment::{OpenSegment, Stretch};
+
+/// Segments that are stored at the same time.
+const AT_ONCE: usize = 2;
+
+/// A piece of work for whoever stores.
+pub(in crate::receive) enum Work {
+    /// Store the whole segment.
+    Whole(SegmentName, Arc<Stretch>),
+    /// Store a part.
+    Part(Part, Arc<Stretch>),
+    /// See whether parts that an earlier run left hold what came.
+    Compare(SegmentName, Vec<(Part, Arc<Stretch>)>),
+    /// Remove parts of which more is stored elsewhere.
+    Remove(Vec<Part>),
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) open: VecDeque<OpenSegment>,
+    /// Where the next byte is expected when nothing is open.
+    pub(super) next: Option<(TimelineId, Lsn)>,
+    pub(super) durable: Option<Lsn>,
+    /// Parts that nobody needs any more.
+    pub(super) superseded: Vec<Part>,
+    /// Such parts are being removed.
+    pub(super) removing: usize,
+    /// A file that can be used again.
+    pub(super) spare: Option<File>,
+    pub(super) waker: Option<Arc<Waker>>,
+    pub(super) failed: bool,
+}
+
+impl State {
+    pub(super) fn position(&self) -> Option<(TimelineId, Lsn)> {
+        match self.open.back() {
+            Some(last) => Some((last.name.timeline, Lsn::new(last.end())?)),
+            None => self.next,
+        }
+    }
+
+    pub(super) fn close_last(&mut self) {
+        if let Some(last) = self.open.back_mut() {
+            last.closed = true;
+        }
+        // What it has may be stored already.
+        self.settle();
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.open.iter().all(|segment| segment.is_done() || segment.filled == 0)
+            && self.superseded.is_empty()
+            && self.removing == 0
+    }
+
+    /// Lets go of what is stored, in order.
+    pub(super) fn settle(&mut self) {
+        while let Some(first) = self.open.front() {
+            if !first.is_done() {
+                self.durable = first.durable();
+                return;
+            }
+            self.next = Lsn::new(first.end()).map(|end| (first.name.timeline, end));
+            self.durable = first.durable();
+            let first = self.open.pop_front().expect("it was just looked at");
+            if first.is_stored {
+                self.superseded.extend(&first.parts);
+            }
+            self.spare = first.into_file().or(self.spare.take());
+        }
+    }
+
+    pub(super) fn next_work(
+        &mut self,
+        now: Instant,
+        max_lag: Duration,
+        stored_us: i64,
+    ) -> Result<Work, Option<Instant>> {
+        if !self.superseded.is_empty() {
+            self.removing += 1;
+            return Ok(Work::Remove(std::mem::take(&mut self.superseded)));
+        }
+        let under_way = self.open.iter().filter(|segment| segment.whole_under_way).count();
+        let full =
+            |segment: &&mut OpenSegment| segment.is_full() && !segment.is_stored && !segment.whole_under_way;
+        if under_way < AT_ONCE
+            && let Some(segment) = self.open.iter_mut().find(full)
+        {
+            segment.whole_under_way = true;
+            return Ok(Work::Whole(segment.name, segment.whole(stored_us)));
+        }
+        // Only of the first: what is said to be durable has no hole before it, and a restarted receiver must find the
+        // segments before a part either whole or on the server.
+        let is_free =
+            |first: &&mut OpenSegment| !first.is_full() && !first.part_under_way && first.has_header();
+        let Some(first) = self.open.front_mut().filter(is_free) else { return Err(None) };
+        if first.claimed > first.shipped && !first.closed {
+            if first.filled < first.claimed {
+                return Err(None);
+            }
+            first.part_under_way = true;
+            first.cut_at = None;
+            let parts = cover(&first.parts);
+            let parts = parts.into_iter().map(|part| (part, first.part(part, stored_us))).collect();
+            return Ok(Work::Compare(first.name, parts));
+        }
+        let Some(since) = first.waiting_since.filter(|_| first.filled > first.shipped) else {
+            return Err(None);
+        };
+        let due = since + max_lag;
+        if now < due && !first.closed {
+            return Err(Some(due));
+        }
+        first.part_under_way = true;
+        first.cut_at = Some(now);
+        let part = first.next_part();
+        Ok(Work::Part(part, first.part(part, stored_us)))
+    }
+}

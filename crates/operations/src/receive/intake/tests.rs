@@ -1,0 +1,211 @@
+use std::sync::Arc;
+
+use super::*;
+use repository::archive::WalContent as _;
+
+const MIB: u32 = 1 << 20;
+const LAG: Duration = Duration::from_secs(1);
+
+struct Taking {
+    intake: Intake,
+    now: Instant,
+    _folder: tempfile::TempDir,
+}
+
+fn segment(number: u64) -> SegmentName {
+    SegmentName::from_number(TimelineId::FIRST, number, SegmentSize::new(MIB).unwrap())
+}
+
+impl Taking {
+    fn new(parts: &[(u32, u32)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let intake = Intake::new(SegmentSize::new(MIB).unwrap(), folder.path().join("spool"));
+        let parts = parts.iter().map(|&(from, to)| Part { segment: segment(5), from, to }).collect();
+        intake.begin(segment(5), parts).unwrap();
+        Self { intake, now: Instant::now(), _folder: folder }
+    }
+
+    fn take(&self, bytes: u32) {
+        self.intake.take(&vec![7; bytes as usize], self.now).unwrap();
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    fn next(&self) -> Result<Work, Option<Instant>> {
+        self.intake.next_work(self.now, LAG, 0)
+    }
+
+    fn next_part(&self) -> Part {
+        match self.next() {
+            Ok(Work::Part(part, content)) => {
+                assert_eq!(content.length(), u64::from(part.to - part.from));
+                part
+            }
+            _ => panic!("no part is due"),
+        }
+    }
+
+    fn durable(&self) -> u64 {
+        self.intake.durable().map_or(0, Lsn::get) - u64::from(5 * MIB)
+    }
+}
+
+#[test]
+fn a_part_is_due_a_lag_after_its_first_byte_and_the_next_one_a_lag_after_it() {
+    let mut taking = Taking::new(&[]);
+    assert!(matches!(taking.next(), Err(None)), "nothing is due of nothing");
+    taking.take(1000);
+    assert!(matches!(taking.next(), Err(Some(due)) if due == taking.now + LAG));
+    taking.wait(LAG);
+    taking.take(24);
+    let first = taking.next_part();
+    assert_eq!((first.from, first.to), (0, 1024));
+    taking.take(76);
+    taking.wait(LAG * 3);
+    assert!(matches!(taking.next(), Err(None)), "one part at a time");
+    taking.intake.part_done(first, true);
+    assert_eq!(taking.durable(), 1024);
+    let second = taking.next_part();
+    assert_eq!((second.from, second.to), (1024, 1100));
+    taking.intake.part_done(second, false);
+    assert_eq!((taking.durable(), taking.next_part()), (1024, second));
+}
+
+#[test]
+fn a_whole_segment_takes_the_place_of_its_parts_after_it_is_stored() {
+    let mut taking = Taking::new(&[]);
+    taking.take(1000);
+    taking.wait(LAG);
+    let part = taking.next_part();
+    taking.take(MIB);
+    let Ok(Work::Whole(name, content)) = taking.next() else { panic!("the segment is full") };
+    assert_eq!((name, content.length()), (segment(5), u64::from(MIB)));
+    taking.intake.whole_done(name, true);
+    assert!(matches!(taking.next(), Err(None)), "its part is still on its way");
+    taking.intake.part_done(part, true);
+    assert_eq!(taking.durable(), u64::from(MIB));
+    let Ok(Work::Remove(parts)) = taking.next() else { panic!("the part is of no use") };
+    assert_eq!(parts, [part]);
+    assert!(!taking.intake.wait_until_stored(Duration::ZERO));
+    taking.intake.removed();
+    taking.wait(LAG);
+    let next = taking.next_part();
+    assert_eq!((next.segment, next.from, next.to), (segment(6), 0, 1000));
+}
+
+#[test]
+fn only_the_first_segment_that_is_not_stored_is_stored_in_parts() {
+    let mut taking = Taking::new(&[]);
+    taking.take(MIB + 5000);
+    let Ok(Work::Whole(first, _)) = taking.next() else { panic!("the segment is full") };
+    taking.wait(LAG * 2);
+    assert!(matches!(taking.next(), Err(None)), "its successor would have a hole before it");
+    taking.intake.whole_done(first, false);
+    let Ok(Work::Whole(again, _)) = taking.next() else { panic!("it is tried again") };
+    taking.intake.whole_done(again, true);
+    assert_eq!(taking.next_part().segment, segment(6));
+}
+
+#[test]
+fn parts_of_an_earlier_run_count_when_they_hold_what_came() {
+    let mut taking = Taking::new(&[(0, 4096), (4096, 8192)]);
+    taking.take(8191);
+    taking.wait(LAG * 2);
+    assert!(matches!(taking.next(), Err(None)), "they cannot be compared yet");
+    assert_eq!(taking.intake.durable(), None);
+    taking.take(1000);
+    let Ok(Work::Compare(name, parts)) = taking.next() else { panic!("they are to be compared") };
+    assert_eq!(
+        parts.iter().map(|(part, _)| (part.from, part.to)).collect::<Vec<_>>(),
+        [(0, 4096), (4096, 8192)]
+    );
+    taking.intake.compared(name, Compared::Same);
+    assert_eq!(taking.durable(), 8192);
+    let next = taking.next_part();
+    assert_eq!((next.from, next.to), (8192, 9191));
+}
+
+#[test]
+fn parts_that_somebody_removed_are_stored_again() {
+    let mut taking = Taking::new(&[(0, 4096)]);
+    taking.take(5000);
+    let Ok(Work::Compare(name, _)) = taking.next() else { panic!("they are to be compared") };
+    taking.intake.compared(name, Compared::Gone);
+    taking.wait(LAG);
+    let next = taking.next_part();
+    assert_eq!((next.from, next.to), (0, 5000));
+}
+
+#[test]
+fn many_parts_become_one() {
+    let mut taking = Taking::new(&[]);
+    for number in 0..64 {
+        taking.take(100);
+        taking.wait(LAG);
+        let part = taking.next_part();
+        assert_eq!(part.from, number * 100);
+        taking.intake.part_done(part, true);
+    }
+    taking.take(100);
+    taking.wait(LAG);
+    let all = taking.next_part();
+    assert_eq!((all.from, all.to), (0, 6500));
+    taking.intake.part_done(all, true);
+    let Ok(Work::Remove(parts)) = taking.next() else { panic!("the many are of no use") };
+    assert_eq!(parts.len(), 64);
+}
+
+#[test]
+fn what_a_timeline_left_behind_is_stored_at_once() {
+    let taking = Taking::new(&[]);
+    taking.take(MIB + 300);
+    taking
+        .intake
+        .begin(SegmentName { timeline: TimelineId::new(2).unwrap(), ..segment(6) }, Vec::new())
+        .unwrap();
+    taking.take(200);
+    let Ok(Work::Whole(first, _)) = taking.next() else { panic!("the segment is full") };
+    taking.intake.whole_done(first, true);
+    let left = taking.next_part();
+    assert_eq!((left.segment, left.to), (segment(6), 300));
+    taking.intake.part_done(left, true);
+    assert_eq!(
+        taking.intake.position(),
+        Some((TimelineId::new(2).unwrap(), Lsn::new(u64::from(6 * MIB) + 200).unwrap()))
+    );
+    assert!(matches!(taking.next(), Err(Some(_))), "the new timeline's part is due a lag after it came");
+}
+
+#[test]
+fn a_timeline_whose_end_is_stored_already_keeps_nothing_waiting() {
+    let mut taking = Taking::new(&[]);
+    taking.take(300);
+    taking.wait(LAG);
+    let part = taking.next_part();
+    taking.intake.part_done(part, true);
+    let next = SegmentName { timeline: TimelineId::new(2).unwrap(), ..segment(5) };
+    taking.intake.begin(next, Vec::new()).unwrap();
+    taking.take(200);
+    taking.wait(LAG);
+    assert_eq!(taking.next_part().segment, next);
+}
+
+#[test]
+fn a_receiver_waits_while_too_much_is_not_stored() {
+    let taking = Taking::new(&[]);
+    for _ in 0..64 {
+        assert!(taking.intake.wait_for_room(Duration::ZERO));
+        taking.take(MIB);
+    }
+    taking.take(1);
+    assert!(!taking.intake.wait_for_room(Duration::from_millis(1)));
+    let intake = Arc::new(taking);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| intake.intake.wait_for_room(Duration::from_secs(30)));
+        let Ok(Work::Whole(name, _)) = intake.next() else { panic!("segments are full") };
+        intake.intake.whole_done(name, true);
+        assert!(waiting.join().unwrap());
+    });
+}

@@ -1,0 +1,121 @@
+//! The watch over how much WAL the server keeps for us: a slot must never fill its disk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use server::connection::{Connection, ConnectionSettings, ServerError};
+use tokio::time::sleep;
+
+use super::slot::Slot;
+use super::{Notice, ReceiveRequest, Tell};
+
+/// How often the slot is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Looks at the slot for ever, warns when it comes near its limit and says in `over_limit` when it is past it.
+pub(super) async fn watch(
+    settings: ConnectionSettings,
+    request: ReceiveRequest,
+    tell: Tell,
+    over_limit: Arc<AtomicBool>,
+) {
+    let mut connection = None;
+    let mut judge = Judge { warned: false, told_unlimited: false };
+    loop {
+        sleep(LOOK_EVERY).await;
+        let (settings, name) = (settings.clone(), request.slot.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let looked = look(&mut connection, &settings, &name);
+            if looked.is_err() {
+                connection = None;
+            }
+            (connection, looked)
+        });
+        let Ok((back, looked)) = looked.await else { return };
+        connection = back;
+        // The receiving thread tells of a server that does not answer.
+        let Ok(Some(slot)) = looked else { continue };
+        if judge.judge(&slot, request.slot_limit, &request.slot, &tell) {
+            over_limit.store(true, Ordering::Release);
+        }
+    }
+}
+
+fn look(
+    connection: &mut Option<Connection>,
+    settings: &ConnectionSettings,
+    name: &str,
+) -> Result<Option<Slot>, ServerError> {
+    if connection.is_none() {
+        *connection = Some(Connection::connect(&settings.clone().connect_timeout(Duration::from_secs(5)))?);
+    }
+    let connection = connection.as_ref().expect("it was just opened");
+    Slot::read(connection, name)
+}
+
+struct Judge {
+    warned: bool,
+    told_unlimited: bool,
+}
+
+impl Judge {
+    /// True when the slot is to be dropped.
+    fn judge(&mut self, slot: &Slot, limit: Option<u64>, name: &str, tell: &Tell) -> bool {
+        if slot.safe.is_none() && !self.told_unlimited {
+            self.told_unlimited = true;
+            tell(Notice::Warning(
+                "max_slot_wal_keep_size is not set: if pgkeep does not run, nothing keeps the slot from filling the \
+                 server's disk; set it to what the disk can spare"
+                    .to_owned(),
+            ));
+        }
+        let mib = |bytes: u64| bytes >> 20;
+        let near = limit.is_some_and(|limit| slot.retained > limit / 2)
+            || slot.wal_status.as_deref() == Some("unreserved");
+        if near && !self.warned {
+            let left =
+                slot.safe.map(|safe| format!(", the server gives it up after {} MiB more", safe >> 20));
+            let text = format!("the server keeps {} MiB of WAL for slot {name}", mib(slot.retained));
+            tell(Notice::Warning(text + left.as_deref().unwrap_or_default()));
+        }
+        self.warned = near;
+        let Some(limit) = limit.filter(|limit| slot.retained > *limit) else { return false };
+        tell(Notice::Warning(format!(
+            "the server keeps {} MiB of WAL for slot {name}, more than the limit of {} MiB",
+            mib(slot.retained),
+            mib(limit)
+        )));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn slot(retained: u64, safe: Option<i64>) -> Slot {
+        let wal_status = Some("reserved".to_owned());
+        Slot { restart: pg::Lsn::new(1), active: true, wal_status, retained, safe }
+    }
+
+    #[test]
+    fn a_slot_is_warned_of_once_and_dropped_past_its_limit() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let sink = told.clone();
+        let tell: Tell = Arc::new(move |notice| sink.lock().unwrap().push(notice));
+        let mut judge = Judge { warned: false, told_unlimited: false };
+        let mut look =
+            |retained: u64, safe| judge.judge(&slot(retained << 20, safe), Some(100 << 20), "keep", &tell);
+        assert!(!look(10, Some(1 << 30)) && told.lock().unwrap().is_empty());
+        assert!(!look(60, Some(1 << 30)) && !look(61, Some(1 << 30)));
+        assert_eq!(told.lock().unwrap().len(), 1);
+        assert!(look(101, None));
+        let texts: Vec<String> = told.lock().unwrap().iter().map(|notice| format!("{notice:?}")).collect();
+        assert!(texts[0].contains("keeps 60 MiB") && texts[0].contains("after 1024 MiB more"), "{texts:?}");
+        assert!(texts[1].contains("max_slot_wal_keep_size is not set"), "{texts:?}");
+        assert!(texts[2].contains("more than the limit of 100 MiB"), "{texts:?}");
+    }
+}

@@ -1,0 +1,205 @@
+//! A segment that is being received: its bytes in a file of no name, and how much of it the repository has.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use pg::Lsn;
+use pg::wal::records::CommitWalk;
+use pg::wal::{FileName, LONG_HEADER_SIZE, SegmentName, SegmentSize};
+use repository::archive::{Part, WalContent, WalInfo, WalName};
+use tokio::time::Instant;
+
+/// From so many parts on the next one begins at the segment's first byte again and replaces them, so that a server that
+/// takes a day to fill a segment does not leave a part for each second of it.
+const PARTS_MAX: usize = 64;
+
+/// A file for the bytes of one segment, which ends with this process: whatever is in it can be streamed again.
+pub(super) fn spool_file(folder: &Path) -> io::Result<File> {
+    std::fs::create_dir_all(folder)?;
+    tempfile::tempfile_in(folder)
+}
+
+/// A segment that is not stored whole yet.
+pub(super) struct OpenSegment {
+    pub(super) name: SegmentName,
+    size: SegmentSize,
+    file: Arc<File>,
+    /// Bytes that came, from the first one on.
+    pub(super) filled: u32,
+    walk: CommitWalk,
+    /// Nothing more of it will come: its timeline ended in it, or receiving ends.
+    pub(super) closed: bool,
+    /// Parts of it that are stored.
+    pub(super) parts: Vec<Part>,
+    /// Bytes that the repository has, from the first one on, seen to be those that came.
+    pub(super) shipped: u32,
+    /// Bytes that parts of an earlier run claim to have; they are looked at once so much came.
+    pub(super) claimed: u32,
+    /// When the first byte that is not shipped came.
+    pub(super) waiting_since: Option<Instant>,
+    /// A part is on its way, or parts are being looked at.
+    pub(super) part_under_way: bool,
+    /// When the last part was cut: what is in none came later.
+    pub(super) cut_at: Option<Instant>,
+    /// The whole is on its way.
+    pub(super) whole_under_way: bool,
+    /// The whole is stored.
+    pub(super) is_stored: bool,
+}
+
+impl OpenSegment {
+    pub(super) fn new(name: SegmentName, size: SegmentSize, file: File, parts: Vec<Part>) -> Self {
+        Self {
+            name,
+            size,
+            file: Arc::new(file),
+            filled: 0,
+            walk: CommitWalk::new(&name, size),
+            closed: false,
+            claimed: repository::archive::covered(&parts),
+            parts,
+            shipped: 0,
+            waiting_since: None,
+            part_under_way: false,
+            cut_at: None,
+            whole_under_way: false,
+            is_stored: false,
+        }
+    }
+
+    /// Takes bytes that follow those that came, as many as fit; returns how many.
+    pub(super) fn take(&mut self, bytes: &[u8], now: Instant) -> io::Result<usize> {
+        let taken = bytes.len().min((self.size.bytes() - self.filled) as usize);
+        self.file.write_all_at(&bytes[..taken], self.filled.into())?;
+        self.walk.see(&bytes[..taken]);
+        self.filled += taken as u32;
+        self.waiting_since.get_or_insert(now);
+        Ok(taken)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.filled == self.size.bytes()
+    }
+
+    /// The position after the last byte that came.
+    pub(super) fn end(&self) -> u64 {
+        self.name.start(self.size) + u64::from(self.filled)
+    }
+
+    /// Its file, if nobody reads it any more.
+    pub(super) fn into_file(self) -> Option<File> {
+        Arc::into_inner(self.file)
+    }
+
+    /// The position up to which the repository has it.
+    pub(super) fn durable(&self) -> Option<Lsn> {
+        let bytes = if self.is_stored { self.size.bytes() } else { self.shipped };
+        Lsn::new(self.name.start(self.size) + u64::from(bytes))
+    }
+
+    /// Notes that the repository has so much from the first byte on.
+    pub(super) fn have_shipped(&mut self, bytes: u32) {
+        (self.shipped, self.claimed) = (bytes, 0);
+        self.waiting_since = self.cut_at.or(self.waiting_since).filter(|_| self.filled > bytes);
+    }
+
+    /// True when nothing is left to do for it. A beginning too short for a header holds no WAL.
+    pub(super) fn is_done(&self) -> bool {
+        let settled = !self.part_under_way && !self.whole_under_way;
+        let left = self.closed && !self.is_full() && (self.shipped == self.filled || !self.has_header());
+        settled && (self.is_stored || left)
+    }
+
+    /// Whether enough came to tell what it is.
+    pub(super) fn has_header(&self) -> bool {
+        self.filled as usize >= LONG_HEADER_SIZE
+    }
+
+    /// The part to store next: what came since the last one, or all of it when there are many.
+    pub(super) fn next_part(&self) -> Part {
+        let again = self.parts.len() >= PARTS_MAX || self.claimed > self.shipped;
+        Part { segment: self.name, from: if again { 0 } else { self.shipped }, to: self.filled }
+    }
+
+    /// The whole, to be stored.
+    pub(super) fn whole(&self, stored_us: i64) -> Arc<Stretch> {
+        let name = WalName::File(FileName::Segment(self.name));
+        self.stretch(name, 0, self.size.bytes(), stored_us)
+    }
+
+    /// A part, to be stored or compared.
+    pub(super) fn part(&self, part: Part, stored_us: i64) -> Arc<Stretch> {
+        self.stretch(WalName::Part(part), part.from, part.to, stored_us)
+    }
+
+    /// The times of commits are those of everything that came of the segment, not of the stretch alone: a reader wants to
+    /// know how far in time the WAL goes with it.
+    fn stretch(&self, name: WalName, from: u32, to: u32, stored_us: i64) -> Arc<Stretch> {
+        let span = self.walk.clone().finish();
+        let unix_us = |moment: pg::PgTimestamp| Some(moment.to_timestamp()?.as_microsecond());
+        let length = u64::from(to - from);
+        let info = WalInfo {
+            name: name.to_string(),
+            length,
+            stored_us,
+            first_commit_us: span.and_then(|span| unix_us(span.first)),
+            last_commit_us: span.and_then(|span| unix_us(span.last)),
+        };
+        Arc::new(Stretch { file: self.file.clone(), name, from: from.into(), length, info })
+    }
+}
+
+/// Bytes of a segment that came.
+pub(super) struct Stretch {
+    file: Arc<File>,
+    name: WalName,
+    from: u64,
+    length: u64,
+    info: WalInfo,
+}
+
+impl Stretch {
+    /// Its name in the archive.
+    pub(super) fn name(&self) -> WalName {
+        self.name
+    }
+
+    /// The first bytes of the segment, which are its header.
+    pub(super) fn head(&self) -> io::Result<[u8; LONG_HEADER_SIZE]> {
+        let mut head = [0; LONG_HEADER_SIZE];
+        self.file.read_exact_at(&mut head, 0)?;
+        Ok(head)
+    }
+
+    /// The digest of the bytes, as the repository has it of an object.
+    pub(super) fn digest(&self, mut hasher: blake3::Hasher) -> io::Result<[u8; 32]> {
+        let mut buffer = vec![0; 1 << 16];
+        let mut at = 0;
+        while at < self.length {
+            let piece = (self.length - at).min(buffer.len() as u64) as usize;
+            self.read_at(&mut buffer[..piece], at)?;
+            hasher.update(&buffer[..piece]);
+            at += piece as u64;
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+}
+
+impl WalContent for Stretch {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, self.from + offset)
+    }
+
+    fn see(&self, _: &[u8]) {}
+
+    fn info(&self) -> io::Result<WalInfo> {
+        Ok(self.info.clone())
+    }
+}

@@ -1,0 +1,347 @@
+//! The thread that receives: one connection after another, each from where the last one ended.
+
+mod keep;
+mod talk;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pg::timeline::TimelineHistory;
+use pg::wal::{FileName, SegmentName};
+use pg::{Lsn, TimelineId};
+use repository::archive::WalInfo;
+use server::connection::{Connection, ConnectionSettings, Message, Replication, ServerError, WalData};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::position::{self, Position, segment_start};
+use super::slot::Slot;
+use super::store::{Store, chain};
+use super::{Notice, ReceiveError};
+use crate::failpoint;
+use keep::is_gone;
+use talk::{SILENCE_MAX, Talk};
+
+/// The pause before the first new attempt; it doubles up to the second. Together with the time limit of a connection it
+/// keeps receiving within ten seconds of whatever had stopped it.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How long the end of receiving waits until everything that came is stored.
+const FAREWELL: Duration = Duration::from_secs(30);
+
+/// What the receiving thread needs.
+pub(super) struct Stream {
+    pub(super) settings: ConnectionSettings,
+    pub(super) slot: String,
+    pub(super) store: Arc<Store>,
+    pub(super) handle: Handle,
+    /// Somebody wants the end.
+    pub(super) stop: Arc<AtomicBool>,
+    /// The slot holds more than it may.
+    pub(super) over_limit: Arc<AtomicBool>,
+    /// Receive to here and no further.
+    pub(super) until: Option<Lsn>,
+}
+
+/// How a connection ended.
+enum Ended {
+    /// As was wanted.
+    Stopped,
+    /// The slot was dropped.
+    SlotDropped,
+}
+
+/// Why a connection ended that another one may follow.
+enum Broken {
+    /// For good.
+    Fatal(ReceiveError),
+    /// For now, on the server's side.
+    Server(ServerError),
+    /// For now, on ours: the repository, or the spool.
+    Here {
+        /// What failed.
+        what: &'static str,
+        /// How.
+        error: String,
+    },
+}
+
+impl From<ServerError> for Broken {
+    fn from(error: ServerError) -> Self {
+        match error {
+            ServerError::InvalidSettings { .. } | ServerError::NulByte => Self::Fatal(error.into()),
+            error => Self::Server(error),
+        }
+    }
+}
+
+/// A disk that is full may not stay so; what did not fit is streamed again.
+fn spool_failed(error: std::io::Error) -> Broken {
+    Broken::Here { what: "the segment in hand (in the spool folder)", error: error.to_string() }
+}
+
+impl Stream {
+    /// Receives until somebody wants the end; what stops it for a while is told and tried again.
+    pub(super) fn run(&self) -> Result<(), ReceiveError> {
+        let mut failures = 0u32;
+        while !self.must_stop() {
+            let begun = Instant::now();
+            match self.connection() {
+                Ok(Ended::Stopped) => return Ok(()),
+                Ok(Ended::SlotDropped) => self.wait_for_storage(),
+                Err(Broken::Fatal(error)) => return Err(error),
+                Err(broken) => {
+                    if begun.elapsed() > SILENCE_MAX {
+                        failures = 0;
+                    }
+                    failures += 1;
+                    (self.store.tell)(self.notice(broken, failures));
+                    self.pause(PAUSE.saturating_mul(1 << failures.min(8)).min(PAUSE_MAX));
+                }
+            }
+        }
+        self.farewell(None);
+        Ok(())
+    }
+
+    fn notice(&self, broken: Broken, failures: u32) -> Notice {
+        match broken {
+            Broken::Fatal(error) => Notice::Warning(chain(&error)),
+            Broken::Server(error) => Notice::ServerFails { error: chain(&error), failures },
+            Broken::Here { what, error } => {
+                let waited = self.store.intake.overdue(Instant::now());
+                Notice::StorageFails { what: what.to_owned(), error, waited }
+            }
+        }
+    }
+
+    fn must_stop(&self) -> bool {
+        self.stop.load(Ordering::Acquire) || self.store.intake.has_failed()
+    }
+
+    fn pause(&self, pause: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < pause && !self.must_stop() {
+            std::thread::sleep(Duration::from_millis(20).min(pause));
+        }
+    }
+
+    fn settings(&self) -> ConnectionSettings {
+        self.settings.clone().application_name(&self.slot).connect_timeout(Duration::from_secs(5))
+    }
+
+    /// A session for a moment: none is kept idle.
+    fn sql(&self) -> Result<Connection, Broken> {
+        Ok(Connection::connect(&self.settings())?)
+    }
+
+    /// One connection, over as many timelines as it brings.
+    fn connection(&self) -> Result<Ended, Broken> {
+        let host = {
+            let sql = self.sql()?;
+            self.ensure_slot(&sql)?;
+            sql.host()
+        };
+        let mut replication = Replication::connect(&self.settings())?;
+        self.store.intake.wake(Some(replication.waker()));
+        let ended = self.timelines(&host, &mut replication);
+        self.store.intake.wake(None);
+        if matches!(ended, Ok(Ended::SlotDropped)) {
+            drop(replication);
+            self.drop_slot(&self.sql()?)?;
+            (self.store.tell)(Notice::SlotDropped { slot: self.slot.clone() });
+        }
+        ended
+    }
+
+    fn timelines(&self, host: &str, replication: &mut Replication) -> Result<Ended, Broken> {
+        loop {
+            let server = replication.identify_system()?;
+            if server.system_identifier != self.store.identity.system_identifier {
+                let found = server.system_identifier;
+                return Err(Broken::Fatal(ReceiveError::OtherServer { found }));
+            }
+            let history = self.history(replication, server.timeline)?;
+            let start = self.begin(&history)?;
+            replication.start(&self.slot, start.timeline, start.lsn)?;
+            (self.store.tell)(Notice::Streaming {
+                timeline: start.timeline,
+                from: start.lsn,
+                host: host.to_owned(),
+                slot: self.slot.clone(),
+            });
+            match self.timeline(replication, &start) {
+                Ok(Some(ended)) => return Ok(ended),
+                Ok(None) => {
+                    failpoint::reach("receive.timeline-ended");
+                    self.store.intake.close();
+                }
+                Err(Broken::Server(error)) if is_gone(&error) => self.note_gap(&start, &history, error)?,
+                Err(broken) => return Err(broken),
+            }
+        }
+    }
+
+    /// The history of the server's timeline; every history file on the way is stored before WAL that needs it.
+    fn history(
+        &self,
+        replication: &mut Replication,
+        timeline: TimelineId,
+    ) -> Result<TimelineHistory, Broken> {
+        if timeline == TimelineId::FIRST {
+            return Ok(TimelineHistory::root(timeline));
+        }
+        let content = replication.timeline_history(timeline)?;
+        let history = TimelineHistory::parse(timeline, &content)
+            .map_err(|error| ServerError::UnexpectedAnswer { what: error.to_string() })?;
+        self.store_history(timeline, &content)?;
+        for ancestor in history.lineage().filter(|one| *one != timeline && *one != TimelineId::FIRST) {
+            // The server may have lost it since; then whoever archived it then has it.
+            if let Ok(content) = replication.timeline_history(ancestor) {
+                self.store_history(ancestor, &content)?;
+            }
+        }
+        Ok(history)
+    }
+
+    fn store_history(&self, timeline: TimelineId, content: &[u8]) -> Result<(), Broken> {
+        let file = FileName::History(timeline);
+        let info = WalInfo {
+            name: file.to_string(),
+            length: content.len() as u64,
+            stored_us: Timestamp::now().as_microsecond(),
+            ..WalInfo::default()
+        };
+        let Store { repository, cluster, .. } = &*self.store;
+        let stored = self.handle.block_on(repository.store_wal(cluster, &file, content, &info, 1));
+        failpoint::reach("receive.history-stored");
+        stored.map(drop).map_err(|error| self.repository_failed(error))
+    }
+
+    /// A storage that fails now is waited for like a server that does; a conflict is not.
+    fn repository_failed(&self, error: repository::archive::ArchiveError) -> Broken {
+        use repository::archive::ArchiveError::{Conflict, OtherCluster};
+        match error {
+            error @ (Conflict { .. } | OtherCluster { .. }) => Broken::Fatal(error.into()),
+            error => Broken::Here { what: "WAL", error: chain(&error) },
+        }
+    }
+
+    /// Where to begin on this server; the intake expects its bytes from there on.
+    fn begin(&self, history: &TimelineHistory) -> Result<Position, Broken> {
+        let Store { repository, cluster, intake, .. } = &*self.store;
+        let size = intake.size();
+        let unread = |error: repository::RepositoryError| self.repository_failed(error.into());
+        let here = intake.position().map(|(timeline, lsn)| Position { timeline, lsn });
+        let known = match &here {
+            Some(here) => Some(here.clone()),
+            None => {
+                self.handle.block_on(position::stored(repository, cluster, history, size)).map_err(unread)?
+            }
+        };
+        let start = match &known {
+            Some(known) => position::begin(known, history, size),
+            None => {
+                let slot = Slot::read(&self.sql()?, &self.slot)?;
+                let kept = slot.and_then(|slot| slot.restart).ok_or_else(|| {
+                    ServerError::UnexpectedAnswer { what: format!("slot {} keeps no WAL", self.slot) }
+                })?;
+                segment_start(history.timeline_at(kept), kept, size)
+            }
+        };
+        if here.as_ref() == Some(&start) {
+            return Ok(start);
+        }
+        self.open(&segment_start(start.timeline, start.lsn, size))
+    }
+
+    /// Opens the segment at a position, with the parts that are stored of it.
+    fn open(&self, start: &Position) -> Result<Position, Broken> {
+        let Store { repository, cluster, intake, .. } = &*self.store;
+        let segment = SegmentName::containing(start.timeline, start.lsn, intake.size());
+        let parts = self.handle.block_on(repository.parts_of(cluster, &segment));
+        let parts = parts.map_err(|error| self.repository_failed(error.into()))?;
+        intake.begin(segment, parts).map_err(spool_failed)?;
+        Ok(start.clone())
+    }
+
+    /// Streams one timeline; `None` when it ended.
+    fn timeline(&self, replication: &mut Replication, start: &Position) -> Result<Option<Ended>, Broken> {
+        let intake = &self.store.intake;
+        let mut talk = Talk::new(start.lsn);
+        loop {
+            talk.report(replication, intake.durable())?;
+            if self.over_limit.load(Ordering::Acquire) {
+                let _ = replication.stop();
+                return Ok(Some(Ended::SlotDropped));
+            }
+            if self.must_stop() || self.until.is_some_and(|until| talk.at >= until.get()) {
+                self.farewell(Some((replication, &mut talk)));
+                return Ok(Some(Ended::Stopped));
+            }
+            if !intake.wait_for_room(Duration::from_millis(200)) {
+                continue;
+            }
+            match replication.next(Duration::from_millis(500))? {
+                Message::Wal(wal) => {
+                    talk.heard();
+                    self.take(&wal, &mut talk)?;
+                }
+                Message::Keepalive { reply_wanted, .. } => {
+                    talk.heard();
+                    talk.owes_reply |= reply_wanted;
+                }
+                Message::Nothing => talk.check_silence()?,
+                Message::TimelineEnded { next } => {
+                    (self.store.tell)(Notice::TimelineEnded { timeline: start.timeline, next });
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn take(&self, wal: &WalData, talk: &mut Talk) -> Result<(), Broken> {
+        if wal.start() != talk.at {
+            let what = format!("WAL from {:X} on where {:X} was expected", wal.start(), talk.at);
+            return Err(ServerError::UnexpectedAnswer { what }.into());
+        }
+        if talk.at == talk.start.get() {
+            failpoint::reach("receive.first-message");
+        }
+        self.store.intake.take(wal.bytes(), Instant::now()).map_err(spool_failed)?;
+        talk.at += wal.bytes().len() as u64;
+        failpoint::reach("receive.taken");
+        Ok(())
+    }
+
+    /// Has everything that came stored, and tells the server before it goes.
+    fn farewell(&self, mut connected: Option<(&mut Replication, &mut Talk)>) {
+        let intake = &self.store.intake;
+        intake.close();
+        let begun = Instant::now();
+        while !intake.wait_until_stored(Duration::from_millis(500))
+            && begun.elapsed() < FAREWELL
+            && !intake.has_failed()
+        {
+            if let Some((replication, talk)) = &mut connected
+                && talk.report(replication, intake.durable()).is_err()
+            {
+                connected = None;
+            }
+        }
+        if let Some((replication, talk)) = connected {
+            talk.owes_reply = true;
+            let _ = talk.report(replication, intake.durable());
+            let _ = replication.stop();
+        }
+    }
+
+    /// After the slot was dropped nothing is received until everything that came is stored.
+    fn wait_for_storage(&self) {
+        self.store.intake.close();
+        while !self.must_stop() && !self.store.intake.wait_until_stored(Duration::from_millis(200)) {}
+        self.over_limit.store(false, Ordering::Release);
+    }
+}

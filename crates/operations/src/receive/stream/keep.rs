@@ -1,0 +1,93 @@
+//! What the server keeps for us, and what happens when it has not kept it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pg::Lsn;
+use pg::timeline::TimelineHistory;
+use repository::archive::{Gap, GapNote};
+use server::connection::{Connection, ServerError};
+
+use super::super::Notice;
+use super::super::position::{Position, segment_start};
+use super::super::slot::{self, Slot};
+use super::super::store::Store;
+use super::{Broken, Stream};
+use crate::failpoint;
+
+impl Stream {
+    pub(super) fn ensure_slot(&self, sql: &Connection) -> Result<(), Broken> {
+        let slot = Slot::read(sql, &self.slot)?;
+        if let Some(slot) = slot {
+            if !slot.is_lost() || slot.active {
+                return Ok(());
+            }
+            let status = slot.wal_status.unwrap_or_else(|| "never used".to_owned());
+            (self.store.tell)(Notice::SlotLost { slot: self.slot.clone(), status });
+            slot::drop_slot(sql, &self.slot)?;
+        }
+        slot::create(sql, &self.slot)?;
+        failpoint::reach("receive.slot-created");
+        (self.store.tell)(Notice::SlotMade { slot: self.slot.clone() });
+        Ok(())
+    }
+
+    pub(super) fn drop_slot(&self, sql: &Connection) -> Result<(), Broken> {
+        let is =
+            |error: &ServerError, code: &str| error.sqlstate().is_some_and(|state| state.as_str() == code);
+        for _ in 0..100 {
+            match slot::drop_slot(sql, &self.slot) {
+                // The server takes a moment to notice that nobody uses it any more.
+                Err(error) if is(&error, "55006") => std::thread::sleep(Duration::from_millis(100)),
+                // There is none.
+                Err(error) if is(&error, "42704") => break,
+                dropped => return Ok(dropped?),
+            }
+        }
+        Ok(())
+    }
+
+    /// The server no longer has what comes next: that is written down, and receiving goes on where the server still can.
+    pub(super) fn note_gap(
+        &self,
+        start: &Position,
+        history: &TimelineHistory,
+        error: ServerError,
+    ) -> Result<(), Broken> {
+        let Store { repository, cluster, intake, .. } = &*self.store;
+        intake.close();
+        let next = segment_start(history.timeline, self.kept_after(&self.sql()?, start.lsn)?, intake.size());
+        let next = Position { timeline: history.timeline_at(next.lsn), ..next };
+        if next.lsn <= start.lsn {
+            return Err(Broken::Server(error));
+        }
+        let gap = Gap { timeline: start.timeline, from: start.lsn, to: next.lsn };
+        let note = GapNote { noticed_us: Timestamp::now().as_microsecond(), why: error.to_string() };
+        let recorded = self.handle.block_on(repository.record_gap(cluster, &gap, &note));
+        recorded.map_err(|error| self.repository_failed(error))?;
+        failpoint::reach("receive.gap");
+        (self.store.tell)(Notice::Gap { gap, why: note.why });
+        self.open(&next).map(drop)
+    }
+
+    /// The oldest WAL that the slot keeps after a position that is gone. A slot that keeps none is made anew.
+    fn kept_after(&self, sql: &Connection, gone: Lsn) -> Result<Lsn, Broken> {
+        let slot = Slot::read(sql, &self.slot)?;
+        if let Some(kept) = slot.filter(|slot| !slot.is_lost()).and_then(|slot| slot.restart)
+            && kept > gone
+        {
+            return Ok(kept);
+        }
+        self.drop_slot(sql)?;
+        slot::create(sql, &self.slot)?;
+        let made = Slot::read(sql, &self.slot)?.and_then(|slot| slot.restart);
+        let what = || format!("slot {} keeps no WAL though it was just made", self.slot);
+        Ok(made.ok_or_else(|| ServerError::UnexpectedAnswer { what: what() })?)
+    }
+}
+
+/// The server no longer has the WAL that was asked for. Source: `XLogReadDetermineTimeline` and `WalSndSegmentOpen`,
+/// `walsender.c` ("requested WAL segment … has already been removed").
+pub(super) fn is_gone(error: &ServerError) -> bool {
+    error.sqlstate().is_some_and(|state| state.as_str() == "58P01")
+}
