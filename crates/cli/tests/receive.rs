@@ -179,3 +179,57 @@ fn without_waiting_less_than_two_seconds_are_lost_with_the_server() {
     eprintln!("lost {} of {} commits, {lost_time:?}", lost.len(), acknowledged.len());
     assert!(lost_time < Duration::from_secs(2), "{lost_time:?} are lost");
 }
+
+#[test]
+fn a_busy_server_costs_a_part_a_second_and_an_idle_one_nothing() {
+    let Some(scene) = Scene::of(15) else { return };
+    scene.init();
+    let server = start_server(&scene, |builder| builder.wal_segment_size_mib(64));
+    ledger::make(&server);
+    let mut receiver = Receiver::start(&scene, &server.conninfo(), &[]);
+    receiver.wait_for("\"streaming\"");
+    let begun = Instant::now();
+    for at in 0..400 {
+        ledger::add(&server, at * 2 + 1, at * 2 + 2);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    wait_until_flushed(&server, end_of_wal(&server));
+    let seconds = begun.elapsed().as_secs();
+    let parts = || {
+        let list = scene.json(&["wal", "list", "--offline"]);
+        list["timelines"][0]["unfinished"][0]["parts"].as_u64().unwrap()
+    };
+    let stored = parts();
+    assert!((3..=seconds + 1).contains(&stored), "{stored} parts in {seconds} s");
+    std::thread::sleep(Duration::from_secs(4));
+    // A server writes a note of its running transactions some time after the last one, and nothing more.
+    assert!(parts() <= stored + 1, "{} parts after {stored}", parts());
+    let list = scene.run(&["wal", "list", "--database-url", &server.conninfo()]);
+    list.refused(0, &["Behind nothing; the server is at"]);
+    receiver.stop();
+}
+
+#[test]
+fn a_host_that_may_only_add_receives_and_resumes() {
+    let Some(scene) = Scene::of(16) else { return };
+    scene.init();
+    scene.ok(&["key", "writer", "writer"]);
+    let config = "repository = \"./repository\"\nwriter_file = \"writer\"\nstate_dir = \"state-of-writer\"\n";
+    let config = scene.write("writer.toml", config);
+    let server = start_server(&scene, |builder| builder);
+    ledger::make(&server);
+    let url = server.conninfo();
+    scene.make_folder("state-of-writer");
+    for round in 0..3 {
+        let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms", "--config", &config]);
+        receiver.wait_for("\"streaming\"");
+        if round == 0 {
+            scene.backup(&server, &[]);
+        }
+        ledger::add(&server, round * 30 + 1, round * 30 + 30);
+        wait_until_flushed(&server, end_of_wal(&server));
+        receiver.kill();
+    }
+    let into = scene.restore("restored", &["--to", "latest"]);
+    ledger::assert_prefix(&scene.start_restored(&into), 90, "what the writer added");
+}

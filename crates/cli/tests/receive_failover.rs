@@ -6,7 +6,9 @@ mod scene;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use scene::receiver::{Receiver, assert_restores, end_of_wal, start_server, wait_until_flushed};
+use scene::receiver::{
+    Receiver, assert_restores, end_of_wal, start_server, wait_for_kill, wait_until_flushed,
+};
 use scene::{Scene, ledger, number, sql, wait_for};
 use server::throwaway::Throwaway;
 
@@ -119,4 +121,31 @@ fn what_a_promoted_standby_never_had_stays_on_the_old_timeline() {
     assert_eq!(found, (1..=20).chain(101..=120).collect(), "the new timeline");
     let old = scene.restore("old", &["--to", "latest", "--timeline", "1"]);
     ledger::assert_prefix(&scene.start_restored(&old), 45, "the old timeline to its end");
+}
+
+#[test]
+fn killed_while_it_changes_timelines_it_goes_on() {
+    let Some(scene) = Scene::of(15) else { return };
+    scene.init();
+    let primary = start_server(&scene, |builder| builder);
+    ledger::make(&primary);
+    let standby = start_standby(&scene, &primary, "standby");
+    let url = standby.conninfo();
+    let mut receiver =
+        Receiver::start_with(&scene, &url, &["--max-lag", "20ms"], Some("receive.timeline-ended"));
+    receiver.wait_for("\"streaming\"");
+    scene.backup(&primary, &[]);
+    ledger::add(&primary, 1, 30);
+    wait_until_flushed(&standby, end_of_wal(&primary));
+    drop(primary);
+    sql(&standby, "select pg_promote()");
+    assert!(wait_for_kill(receiver, || {}), "the timeline ended");
+    let receiver = Receiver::start_with(&scene, &url, &[], Some("receive.history-stored"));
+    assert!(wait_for_kill(receiver, || {}), "the history was stored");
+    ledger::add(&standby, 31, 60);
+    let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
+    receiver.wait_for("\"timeline\":2");
+    wait_until_flushed(&standby, end_of_wal(&standby));
+    receiver.stop();
+    assert_restores(&scene, "restored", 60);
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use scene::receiver::{
-    Receiver, assert_restores, end_of_wal, start_server, stored_to, switch, wait_until_flushed,
+    Receiver, assert_restores, end_of_wal, start_server, stored_to, switch, wait_for_kill, wait_until_flushed,
 };
 use scene::wire::Wire;
 use scene::{Scene, ledger, number, sql, text, wait_for};
@@ -62,17 +62,6 @@ fn killed_at_any_point_it_goes_on_and_nothing_is_missing() {
     let status = scene.json(&["status"]);
     assert_eq!(status["problems"].as_array().unwrap().len(), 0, "{status}");
     assert_restores(&scene, "restored", last + 20);
-}
-
-/// Works until the receiver is killed; false if it ends in another way.
-fn wait_for_kill(mut receiver: Receiver, mut work: impl FnMut()) -> bool {
-    use std::os::unix::process::ExitStatusExt as _;
-    let begun = Instant::now();
-    while receiver.is_running() && begun.elapsed() < Duration::from_secs(30) {
-        work();
-        std::thread::sleep(Duration::from_millis(30));
-    }
-    !receiver.is_running() && receiver.wait().0.signal() == Some(9)
 }
 
 #[test]
@@ -130,6 +119,8 @@ fn a14_a_dropped_slot_whose_wal_is_gone_is_a_gap_that_everybody_tells_of() {
     sql(&server, "checkpoint");
 
     let begun = Instant::now();
+    let killed = Receiver::start_with(&scene, &server.conninfo(), &[], Some("receive.gap"));
+    assert!(wait_for_kill(killed, || {}), "the gap is written down before anything else");
     let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
     receiver.wait_for("is gone for good");
     assert!(begun.elapsed() < Duration::from_secs(60));

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use pg::Lsn;
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,8 +24,11 @@ impl Receiver {
 
     /// With a point at which it kills itself.
     pub fn start_with(scene: &Scene, url: &str, more: &[&str], failpoint: Option<&str>) -> Self {
-        let mut command =
-            scene.command(&[&["wal", "receive", "--json", "--database-url", url], more].concat());
+        let mut command = scene.bare_command();
+        if !more.contains(&"--config") {
+            command.arg("--config").arg(scene.config());
+        }
+        command.args(["wal", "receive", "--json", "--database-url", url]).args(more);
         if let Some(point) = failpoint {
             command.env("PGKEEP_FAILPOINT", point);
         }
@@ -140,4 +144,15 @@ pub fn assert_restores(scene: &Scene, into: &str, last: i64) {
     let into = scene.restore(into, &["--to", "latest"]);
     let restored = scene.start_restored(&into);
     ledger::assert_prefix(&restored, last, "the restored ledger");
+}
+
+/// Works until the receiver is killed; false if it ends in another way.
+pub fn wait_for_kill(mut receiver: Receiver, mut work: impl FnMut()) -> bool {
+    use std::os::unix::process::ExitStatusExt as _;
+    let begun = Instant::now();
+    while receiver.is_running() && begun.elapsed() < Duration::from_secs(30) {
+        work();
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    !receiver.is_running() && receiver.wait().0.signal() == Some(9)
 }
