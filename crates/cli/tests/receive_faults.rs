@@ -64,6 +64,40 @@ fn killed_at_any_point_it_goes_on_and_nothing_is_missing() {
     assert_restores(&scene, "restored", last + 20);
 }
 
+/// How many of something a campaign asks for; a slice of it runs always.
+fn campaign(variable: &str, slice: u64) -> u64 {
+    std::env::var(variable).map_or(slice, |text| text.parse().unwrap())
+}
+
+/// `PGKEEP_TEST_KILLS=200 cargo nextest run -p cli --test receive_faults at_random` kills as often.
+#[test]
+fn killed_at_random_times_under_load_it_loses_nothing() {
+    let Some(scene) = Scene::of(15) else { return };
+    scene.init();
+    let server = start_server(&scene, |builder| builder);
+    ledger::make(&server);
+    let url = server.conninfo();
+    let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
+    receiver.wait_for("\"streaming\"");
+    scene.backup(&server, &[]);
+    let load = ledger::Load::start(&server, 2);
+    // A multiplicative sequence is random enough for times, and the same in every run.
+    let mut random = 0x9E37_79B9_u64;
+    for _ in 0..campaign("PGKEEP_TEST_KILLS", 5) {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        std::thread::sleep(Duration::from_millis(50 + (random >> 33) % 900));
+        receiver.kill();
+        receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
+    }
+    let (acknowledged, _) = load.stop();
+    wait_until_flushed(&server, end_of_wal(&server));
+    receiver.stop();
+    let status = scene.json(&["status"]);
+    assert_eq!(status["problems"].as_array().unwrap().len(), 0, "{status}");
+    let into = scene.restore("restored", &["--to", "latest"]);
+    assert_eq!(ledger::ids(&scene.start_restored(&into)), acknowledged);
+}
+
 #[test]
 fn a12_killed_it_is_back_within_ten_seconds() {
     let Some(scene) = Scene::of(15) else { return };
@@ -171,6 +205,7 @@ fn a_storage_that_is_down_is_waited_for_and_nothing_is_missing() {
         switch(&server);
     }
     receiver.wait_for("cannot be stored");
+    std::thread::sleep(Duration::from_secs(campaign("PGKEEP_TEST_OUTAGE_S", 1)));
     assert_eq!(
         number(
             &server,
@@ -233,6 +268,7 @@ fn a_network_that_was_cut_is_back_and_so_is_the_receiver() {
         (number(&server, "select count(*) from pg_replication_slots where active") == 0).then_some(())
     });
     ledger::add(&server, 51, 100);
+    std::thread::sleep(Duration::from_secs(campaign("PGKEEP_TEST_CUT_S", 0)));
     wire.cut.store(false, Ordering::Relaxed);
     let begun = Instant::now();
     wait_until_flushed(&server, end_of_wal(&server));
