@@ -236,6 +236,7 @@ fn a_slot_past_its_limit_is_dropped_before_it_fills_the_servers_disk() {
         ledger::add(&server, round * 10 + 1, round * 10 + 10);
         switch(&server);
     }
+    ledger::add(&server, 121, 125);
     receiver.wait_for("more than the limit of 8 MiB");
     receiver.wait_for("is dropped so that");
     assert_eq!(number(&server, "select count(*) from pg_replication_slots"), 0);
@@ -244,7 +245,7 @@ fn a_slot_past_its_limit_is_dropped_before_it_fills_the_servers_disk() {
     wait_for("a new slot", || {
         (number(&server, "select count(*) from pg_replication_slots where active") == 1).then_some(())
     });
-    ledger::add(&server, 121, 130);
+    ledger::add(&server, 126, 130);
     wait_until_flushed(&server, end_of_wal(&server));
     receiver.stop();
     assert_restores(&scene, "restored", 130);

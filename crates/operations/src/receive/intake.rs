@@ -17,7 +17,7 @@ use server::connection::Waker;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::segment::{OpenSegment, spool_file};
+use super::segment::{OpenSegment, Ticket, spool_file};
 use crate::failpoint;
 use state::State;
 pub(super) use state::Work;
@@ -75,7 +75,8 @@ impl Intake {
             Some(file) => file,
             None => spool_file(&self.folder)?,
         };
-        Ok(OpenSegment::new(name, self.size, file, parts))
+        state.opened += 1;
+        Ok(OpenSegment::new(Ticket(state.opened), name, self.size, file, parts))
     }
 
     /// Takes bytes that begin at `position()`.
@@ -84,6 +85,7 @@ impl Intake {
         while !bytes.is_empty() {
             if state.open.back().is_none_or(|last| last.is_full() || last.closed) {
                 let (timeline, at) = state.position().expect("bytes come after `begin`");
+                debug_assert_eq!(self.size.offset_of(at.get()), 0, "a closed segment was begun again");
                 let name = SegmentName::containing(timeline, at, self.size);
                 let opened = self.open(&mut state, name, Vec::new())?;
                 state.open.push_back(opened);
@@ -106,6 +108,15 @@ impl Intake {
     /// Where the next byte is expected; `None` before `begin`.
     pub(super) fn position(&self) -> Option<(TimelineId, Lsn)> {
         self.lock().position()
+    }
+
+    /// Whether bytes may follow at `position()`: a segment that was closed has to be begun again.
+    pub(super) fn can_go_on(&self) -> bool {
+        let state = self.lock();
+        match state.open.back() {
+            Some(last) => !last.closed || last.is_full(),
+            None => state.next.is_some_and(|(_, at)| self.size.offset_of(at.get()) == 0),
+        }
     }
 
     /// Up to where everything that came is in the repository.
@@ -168,17 +179,17 @@ impl Intake {
     }
 
     /// A whole segment is stored (`true`), or has to be tried again.
-    pub(super) fn whole_done(&self, name: SegmentName, stored: bool) {
-        self.done(name, |segment| {
+    pub(super) fn whole_done(&self, ticket: Ticket, stored: bool) {
+        self.done(ticket, |segment| {
             segment.whole_under_way = false;
             segment.is_stored = stored;
         });
     }
 
     /// A part is stored (`true`), or has to be tried again.
-    pub(super) fn part_done(&self, part: Part, stored: bool) {
+    pub(super) fn part_done(&self, ticket: Ticket, part: Part, stored: bool) {
         let mut replaced = Vec::new();
-        self.done(part.segment, |segment| {
+        self.done(ticket, |segment| {
             segment.part_under_way = false;
             if !stored {
                 return;
@@ -195,8 +206,8 @@ impl Intake {
     }
 
     /// What came of looking at the parts of an earlier run.
-    pub(super) fn compared(&self, name: SegmentName, found: Compared) {
-        self.done(name, |segment| {
+    pub(super) fn compared(&self, ticket: Ticket, found: Compared) {
+        self.done(ticket, |segment| {
             segment.part_under_way = false;
             match found {
                 Compared::Again => {}
@@ -215,9 +226,9 @@ impl Intake {
         self.room.notify_all();
     }
 
-    fn done(&self, name: SegmentName, change: impl FnOnce(&mut OpenSegment)) {
+    fn done(&self, ticket: Ticket, change: impl FnOnce(&mut OpenSegment)) {
         let mut state = self.lock();
-        if let Some(segment) = state.open.iter_mut().find(|segment| segment.name == name) {
+        if let Some(segment) = state.open.iter_mut().find(|segment| segment.ticket == ticket) {
             change(segment);
         }
         state.settle();

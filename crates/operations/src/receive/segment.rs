@@ -22,8 +22,13 @@ pub(super) fn spool_file(folder: &Path) -> io::Result<File> {
     tempfile::tempfile_in(folder)
 }
 
+/// Tells open segments apart: the same one may be begun again while the first attempt at it is still being stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ticket(pub(super) u64);
+
 /// A segment that is not stored whole yet.
 pub(super) struct OpenSegment {
+    pub(super) ticket: Ticket,
     pub(super) name: SegmentName,
     size: SegmentSize,
     file: Arc<File>,
@@ -51,8 +56,15 @@ pub(super) struct OpenSegment {
 }
 
 impl OpenSegment {
-    pub(super) fn new(name: SegmentName, size: SegmentSize, file: File, parts: Vec<Part>) -> Self {
+    pub(super) fn new(
+        ticket: Ticket,
+        name: SegmentName,
+        size: SegmentSize,
+        file: File,
+        parts: Vec<Part>,
+    ) -> Self {
         Self {
+            ticket,
             name,
             size,
             file: Arc::new(file),

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::intake::{Compared, Intake, Work};
-use super::segment::Stretch;
+use super::segment::{Stretch, Ticket};
 use super::{Notice, ReceiveError, Tell};
 use crate::failpoint;
 
@@ -70,9 +70,9 @@ impl Store {
 
     async fn work(self: Arc<Self>, work: Work) -> Result<(), ReceiveError> {
         match work {
-            Work::Whole(name, content) => self.whole(name, content).await,
-            Work::Part(part, content) => self.part(part, content).await,
-            Work::Compare(name, parts) => self.compare(name, parts).await,
+            Work::Whole(ticket, name, content) => self.whole(ticket, name, content).await,
+            Work::Part(ticket, part, content) => self.part(ticket, part, content).await,
+            Work::Compare(ticket, parts) => self.compare(ticket, parts).await,
             Work::Remove(parts) => {
                 // They cost a little room, and a later start removes them.
                 if let Err(error) = self.repository.remove_parts(&self.cluster, &parts).await {
@@ -85,7 +85,12 @@ impl Store {
         }
     }
 
-    async fn whole(&self, name: SegmentName, content: Arc<Stretch>) -> Result<(), ReceiveError> {
+    async fn whole(
+        &self,
+        ticket: Ticket,
+        name: SegmentName,
+        content: Arc<Stretch>,
+    ) -> Result<(), ReceiveError> {
         self.check(&name, &content)?;
         failpoint::reach("receive.whole");
         let stored = self.store_whole(name, content).await;
@@ -94,7 +99,7 @@ impl Store {
             failpoint::reach("receive.whole-stored");
             (self.tell)(Notice::Stored { name });
         }
-        self.intake.whole_done(name, stored);
+        self.intake.whole_done(ticket, stored);
         Ok(())
     }
 
@@ -113,7 +118,7 @@ impl Store {
         self.repository.store_wal_file(&self.cluster, &file, content, self.threads).await.map(drop)
     }
 
-    async fn part(&self, part: Part, content: Arc<Stretch>) -> Result<(), ReceiveError> {
+    async fn part(&self, ticket: Ticket, part: Part, content: Arc<Stretch>) -> Result<(), ReceiveError> {
         self.check(&part.segment, &content)?;
         failpoint::reach("receive.part");
         let stored = self.repository.store_wal_file(&self.cluster, &part, content, 1).await.map(drop);
@@ -122,13 +127,13 @@ impl Store {
             failpoint::reach("receive.part-stored");
             (self.tell)(Notice::PartStored { part });
         }
-        self.intake.part_done(part, stored);
+        self.intake.part_done(ticket, part, stored);
         Ok(())
     }
 
     /// Whether the parts of an earlier run hold what the server sent again. Other bytes under the same name mean that two
     /// servers wrote the same timeline.
-    async fn compare(&self, name: SegmentName, parts: Vec<(Part, Arc<Stretch>)>) -> Result<(), ReceiveError> {
+    async fn compare(&self, ticket: Ticket, parts: Vec<(Part, Arc<Stretch>)>) -> Result<(), ReceiveError> {
         let mut found = Compared::Same;
         for (part, content) in parts {
             let compared = async {
@@ -148,7 +153,7 @@ impl Store {
                 break;
             }
         }
-        self.intake.compared(name, found);
+        self.intake.compared(ticket, found);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The thread that receives: one connection after another, each from where the last one ended.
 
+mod history;
 mod keep;
 mod talk;
 
@@ -7,11 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use pg::Lsn;
 use pg::timeline::TimelineHistory;
-use pg::wal::{FileName, SegmentName};
-use pg::{Lsn, TimelineId};
-use repository::archive::WalInfo;
+use pg::wal::SegmentName;
 use server::connection::{Connection, ConnectionSettings, Message, Replication, ServerError, WalData};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -132,13 +131,16 @@ impl Stream {
         self.settings.clone().application_name(&self.slot).connect_timeout(Duration::from_secs(5))
     }
 
-    /// A session for a moment: none is kept idle.
+    /// A session for a moment.
     fn sql(&self) -> Result<Connection, Broken> {
         Ok(Connection::connect(&self.settings())?)
     }
 
     /// One connection, over as many timelines as it brings.
     fn connection(&self) -> Result<Ended, Broken> {
+        if self.over_limit.load(Ordering::Acquire) {
+            return self.give_up_slot();
+        }
         let host = {
             let sql = self.sql()?;
             self.ensure_slot(&sql)?;
@@ -148,12 +150,13 @@ impl Stream {
         self.store.intake.wake(Some(replication.waker()));
         let ended = self.timelines(&host, &mut replication);
         self.store.intake.wake(None);
-        if matches!(ended, Ok(Ended::SlotDropped)) {
-            drop(replication);
-            self.drop_slot(&self.sql()?)?;
-            (self.store.tell)(Notice::SlotDropped { slot: self.slot.clone() });
+        match ended {
+            Ok(Ended::SlotDropped) => {
+                drop(replication);
+                self.give_up_slot()
+            }
+            ended => ended,
         }
-        ended
     }
 
     fn timelines(&self, host: &str, replication: &mut Replication) -> Result<Ended, Broken> {
@@ -182,42 +185,6 @@ impl Stream {
                 Err(broken) => return Err(broken),
             }
         }
-    }
-
-    /// The history of the server's timeline; every history file on the way is stored before WAL that needs it.
-    fn history(
-        &self,
-        replication: &mut Replication,
-        timeline: TimelineId,
-    ) -> Result<TimelineHistory, Broken> {
-        if timeline == TimelineId::FIRST {
-            return Ok(TimelineHistory::root(timeline));
-        }
-        let content = replication.timeline_history(timeline)?;
-        let history = TimelineHistory::parse(timeline, &content)
-            .map_err(|error| ServerError::UnexpectedAnswer { what: error.to_string() })?;
-        self.store_history(timeline, &content)?;
-        for ancestor in history.lineage().filter(|one| *one != timeline && *one != TimelineId::FIRST) {
-            // The server may have lost it since; then whoever archived it then has it.
-            if let Ok(content) = replication.timeline_history(ancestor) {
-                self.store_history(ancestor, &content)?;
-            }
-        }
-        Ok(history)
-    }
-
-    fn store_history(&self, timeline: TimelineId, content: &[u8]) -> Result<(), Broken> {
-        let file = FileName::History(timeline);
-        let info = WalInfo {
-            name: file.to_string(),
-            length: content.len() as u64,
-            stored_us: Timestamp::now().as_microsecond(),
-            ..WalInfo::default()
-        };
-        let Store { repository, cluster, .. } = &*self.store;
-        let stored = self.handle.block_on(repository.store_wal(cluster, &file, content, &info, 1));
-        failpoint::reach("receive.history-stored");
-        stored.map(drop).map_err(|error| self.repository_failed(error))
     }
 
     /// A storage that fails now is waited for like a server that does; a conflict is not.
@@ -251,7 +218,7 @@ impl Stream {
                 segment_start(history.timeline_at(kept), kept, size)
             }
         };
-        if here.as_ref() == Some(&start) {
+        if here.as_ref() == Some(&start) && intake.can_go_on() {
             return Ok(start);
         }
         self.open(&segment_start(start.timeline, start.lsn, size))

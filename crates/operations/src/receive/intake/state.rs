@@ -11,7 +11,7 @@ use repository::archive::{Part, cover};
 use server::connection::Waker;
 use tokio::time::Instant;
 
-use super::super::segment::{OpenSegment, Stretch};
+use super::super::segment::{OpenSegment, Stretch, Ticket};
 
 /// Segments that are stored at the same time.
 const AT_ONCE: usize = 2;
@@ -19,11 +19,11 @@ const AT_ONCE: usize = 2;
 /// A piece of work for whoever stores.
 pub(in crate::receive) enum Work {
     /// Store the whole segment.
-    Whole(SegmentName, Arc<Stretch>),
+    Whole(Ticket, SegmentName, Arc<Stretch>),
     /// Store a part.
-    Part(Part, Arc<Stretch>),
+    Part(Ticket, Part, Arc<Stretch>),
     /// See whether parts that an earlier run left hold what came.
-    Compare(SegmentName, Vec<(Part, Arc<Stretch>)>),
+    Compare(Ticket, Vec<(Part, Arc<Stretch>)>),
     /// Remove parts of which more is stored elsewhere.
     Remove(Vec<Part>),
 }
@@ -31,6 +31,8 @@ pub(in crate::receive) enum Work {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) open: VecDeque<OpenSegment>,
+    /// How many segments were opened.
+    pub(super) opened: u64,
     /// Where the next byte is expected when nothing is open.
     pub(super) next: Option<(TimelineId, Lsn)>,
     pub(super) durable: Option<Lsn>,
@@ -100,7 +102,7 @@ impl State {
             && let Some(segment) = self.open.iter_mut().find(full)
         {
             segment.whole_under_way = true;
-            return Ok(Work::Whole(segment.name, segment.whole(stored_us)));
+            return Ok(Work::Whole(segment.ticket, segment.name, segment.whole(stored_us)));
         }
         // Only of the first: what is said to be durable has no hole before it, and a restarted receiver must find the
         // segments before a part either whole or on the server.
@@ -115,7 +117,7 @@ impl State {
             first.cut_at = None;
             let parts = cover(&first.parts);
             let parts = parts.into_iter().map(|part| (part, first.part(part, stored_us))).collect();
-            return Ok(Work::Compare(first.name, parts));
+            return Ok(Work::Compare(first.ticket, parts));
         }
         let Some(since) = first.waiting_since.filter(|_| first.filled > first.shipped) else {
             return Err(None);
@@ -127,6 +129,6 @@ impl State {
         first.part_under_way = true;
         first.cut_at = Some(now);
         let part = first.next_part();
-        Ok(Work::Part(part, first.part(part, stored_us)))
+        Ok(Work::Part(first.ticket, part, first.part(part, stored_us)))
     }
 }

@@ -37,11 +37,11 @@ impl Taking {
         self.intake.next_work(self.now, LAG, 0)
     }
 
-    fn next_part(&self) -> Part {
+    fn next_part(&self) -> (Ticket, Part) {
         match self.next() {
-            Ok(Work::Part(part, content)) => {
+            Ok(Work::Part(ticket, part, content)) => {
                 assert_eq!(content.length(), u64::from(part.to - part.from));
-                part
+                (ticket, part)
             }
             _ => panic!("no part is due"),
         }
@@ -60,17 +60,17 @@ fn a_part_is_due_a_lag_after_its_first_byte_and_the_next_one_a_lag_after_it() {
     assert!(matches!(taking.next(), Err(Some(due)) if due == taking.now + LAG));
     taking.wait(LAG);
     taking.take(24);
-    let first = taking.next_part();
+    let (ticket, first) = taking.next_part();
     assert_eq!((first.from, first.to), (0, 1024));
     taking.take(76);
     taking.wait(LAG * 3);
     assert!(matches!(taking.next(), Err(None)), "one part at a time");
-    taking.intake.part_done(first, true);
+    taking.intake.part_done(ticket, first, true);
     assert_eq!(taking.durable(), 1024);
-    let second = taking.next_part();
+    let (ticket, second) = taking.next_part();
     assert_eq!((second.from, second.to), (1024, 1100));
-    taking.intake.part_done(second, false);
-    assert_eq!((taking.durable(), taking.next_part()), (1024, second));
+    taking.intake.part_done(ticket, second, false);
+    assert_eq!((taking.durable(), taking.next_part()), (1024, (ticket, second)));
 }
 
 #[test]
@@ -78,20 +78,20 @@ fn a_whole_segment_takes_the_place_of_its_parts_after_it_is_stored() {
     let mut taking = Taking::new(&[]);
     taking.take(1000);
     taking.wait(LAG);
-    let part = taking.next_part();
+    let (_, part) = taking.next_part();
     taking.take(MIB);
-    let Ok(Work::Whole(name, content)) = taking.next() else { panic!("the segment is full") };
+    let Ok(Work::Whole(ticket, name, content)) = taking.next() else { panic!("the segment is full") };
     assert_eq!((name, content.length()), (segment(5), u64::from(MIB)));
-    taking.intake.whole_done(name, true);
+    taking.intake.whole_done(ticket, true);
     assert!(matches!(taking.next(), Err(None)), "its part is still on its way");
-    taking.intake.part_done(part, true);
+    taking.intake.part_done(ticket, part, true);
     assert_eq!(taking.durable(), u64::from(MIB));
     let Ok(Work::Remove(parts)) = taking.next() else { panic!("the part is of no use") };
     assert_eq!(parts, [part]);
     assert!(!taking.intake.wait_until_stored(Duration::ZERO));
     taking.intake.removed();
     taking.wait(LAG);
-    let next = taking.next_part();
+    let (_, next) = taking.next_part();
     assert_eq!((next.segment, next.from, next.to), (segment(6), 0, 1000));
 }
 
@@ -99,13 +99,13 @@ fn a_whole_segment_takes_the_place_of_its_parts_after_it_is_stored() {
 fn only_the_first_segment_that_is_not_stored_is_stored_in_parts() {
     let mut taking = Taking::new(&[]);
     taking.take(MIB + 5000);
-    let Ok(Work::Whole(first, _)) = taking.next() else { panic!("the segment is full") };
+    let Ok(Work::Whole(first, ..)) = taking.next() else { panic!("the segment is full") };
     taking.wait(LAG * 2);
     assert!(matches!(taking.next(), Err(None)), "its successor would have a hole before it");
     taking.intake.whole_done(first, false);
-    let Ok(Work::Whole(again, _)) = taking.next() else { panic!("it is tried again") };
+    let Ok(Work::Whole(again, ..)) = taking.next() else { panic!("it is tried again") };
     taking.intake.whole_done(again, true);
-    assert_eq!(taking.next_part().segment, segment(6));
+    assert_eq!(taking.next_part().1.segment, segment(6));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn parts_of_an_earlier_run_count_when_they_hold_what_came() {
     );
     taking.intake.compared(name, Compared::Same);
     assert_eq!(taking.durable(), 8192);
-    let next = taking.next_part();
+    let (_, next) = taking.next_part();
     assert_eq!((next.from, next.to), (8192, 9191));
 }
 
@@ -134,7 +134,7 @@ fn parts_that_somebody_removed_are_stored_again() {
     let Ok(Work::Compare(name, _)) = taking.next() else { panic!("they are to be compared") };
     taking.intake.compared(name, Compared::Gone);
     taking.wait(LAG);
-    let next = taking.next_part();
+    let (_, next) = taking.next_part();
     assert_eq!((next.from, next.to), (0, 5000));
 }
 
@@ -144,15 +144,15 @@ fn many_parts_become_one() {
     for number in 0..64 {
         taking.take(100);
         taking.wait(LAG);
-        let part = taking.next_part();
+        let (ticket, part) = taking.next_part();
         assert_eq!(part.from, number * 100);
-        taking.intake.part_done(part, true);
+        taking.intake.part_done(ticket, part, true);
     }
     taking.take(100);
     taking.wait(LAG);
-    let all = taking.next_part();
+    let (ticket, all) = taking.next_part();
     assert_eq!((all.from, all.to), (0, 6500));
-    taking.intake.part_done(all, true);
+    taking.intake.part_done(ticket, all, true);
     let Ok(Work::Remove(parts)) = taking.next() else { panic!("the many are of no use") };
     assert_eq!(parts.len(), 64);
 }
@@ -166,11 +166,11 @@ fn what_a_timeline_left_behind_is_stored_at_once() {
         .begin(SegmentName { timeline: TimelineId::new(2).unwrap(), ..segment(6) }, Vec::new())
         .unwrap();
     taking.take(200);
-    let Ok(Work::Whole(first, _)) = taking.next() else { panic!("the segment is full") };
+    let Ok(Work::Whole(first, ..)) = taking.next() else { panic!("the segment is full") };
     taking.intake.whole_done(first, true);
-    let left = taking.next_part();
+    let (ticket, left) = taking.next_part();
     assert_eq!((left.segment, left.to), (segment(6), 300));
-    taking.intake.part_done(left, true);
+    taking.intake.part_done(ticket, left, true);
     assert_eq!(
         taking.intake.position(),
         Some((TimelineId::new(2).unwrap(), Lsn::new(u64::from(6 * MIB) + 200).unwrap()))
@@ -183,13 +183,30 @@ fn a_timeline_whose_end_is_stored_already_keeps_nothing_waiting() {
     let mut taking = Taking::new(&[]);
     taking.take(300);
     taking.wait(LAG);
-    let part = taking.next_part();
-    taking.intake.part_done(part, true);
+    let (ticket, part) = taking.next_part();
+    taking.intake.part_done(ticket, part, true);
     let next = SegmentName { timeline: TimelineId::new(2).unwrap(), ..segment(5) };
     taking.intake.begin(next, Vec::new()).unwrap();
     taking.take(200);
     taking.wait(LAG);
-    assert_eq!(taking.next_part().segment, next);
+    assert_eq!(taking.next_part().1.segment, next);
+}
+
+#[test]
+fn a_closed_segment_has_to_be_begun_again() {
+    let taking = Taking::new(&[]);
+    taking.take(300);
+    assert!(taking.intake.can_go_on());
+    taking.intake.close();
+    let (ticket, part) = taking.next_part();
+    taking.intake.part_done(ticket, part, true);
+    assert!(!taking.intake.can_go_on());
+    taking.intake.begin(segment(5), vec![part]).unwrap();
+    taking.take(MIB);
+    assert!(taking.intake.can_go_on());
+    let Ok(Work::Whole(name, ..)) = taking.next() else { panic!("it is full") };
+    taking.intake.whole_done(name, true);
+    assert!(taking.intake.can_go_on(), "the next segment follows");
 }
 
 #[test]
@@ -204,7 +221,7 @@ fn a_receiver_waits_while_too_much_is_not_stored() {
     let intake = Arc::new(taking);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| intake.intake.wait_for_room(Duration::from_secs(30)));
-        let Ok(Work::Whole(name, _)) = intake.next() else { panic!("segments are full") };
+        let Ok(Work::Whole(name, ..)) = intake.next() else { panic!("segments are full") };
         intake.intake.whole_done(name, true);
         assert!(waiting.join().unwrap());
     });

@@ -12,7 +12,7 @@ use super::super::Notice;
 use super::super::position::{Position, segment_start};
 use super::super::slot::{self, Slot};
 use super::super::store::Store;
-use super::{Broken, Stream};
+use super::{Broken, Ended, Stream};
 use crate::failpoint;
 
 impl Stream {
@@ -32,7 +32,14 @@ impl Stream {
         Ok(())
     }
 
-    pub(super) fn drop_slot(&self, sql: &Connection) -> Result<(), Broken> {
+    /// Lets the server remove what it keeps for us.
+    pub(super) fn give_up_slot(&self) -> Result<Ended, Broken> {
+        self.drop_slot(&self.sql()?)?;
+        (self.store.tell)(Notice::SlotDropped { slot: self.slot.clone() });
+        Ok(Ended::SlotDropped)
+    }
+
+    fn drop_slot(&self, sql: &Connection) -> Result<(), Broken> {
         let is =
             |error: &ServerError, code: &str| error.sqlstate().is_some_and(|state| state.as_str() == code);
         for _ in 0..100 {
