@@ -6,7 +6,7 @@ mod scene;
 
 use std::time::Duration;
 
-use scene::{Scene, judges, ledger, number, sql, text};
+use scene::{Reading, Scene, judges, ledger, number, sql, text};
 use server::throwaway::{StopMode, Throwaway};
 
 /// How long clients write before, between and after the backups.
@@ -14,26 +14,47 @@ const WRITING: Duration = Duration::from_millis(700);
 
 #[test]
 fn eq_a10_b01_b05_r11_on_15_with_segments_of_16_mib() {
-    restored_equals_source(15, 16, true);
+    restored_equals_source(15, 16, true, Reading::Locally);
 }
 
 #[test]
 fn eq_a10_b01_b05_r11_on_16_with_segments_of_1_mib() {
-    restored_equals_source(16, 1, false);
+    restored_equals_source(16, 1, false, Reading::Locally);
 }
 
 #[test]
 fn eq_a10_b01_b05_r11_on_17_with_segments_of_64_mib() {
-    restored_equals_source(17, 64, true);
+    restored_equals_source(17, 64, true, Reading::Locally);
 }
 
 #[test]
 fn eq_a10_b01_b05_r11_on_18_with_segments_of_16_mib() {
-    restored_equals_source(18, 16, false);
+    restored_equals_source(18, 16, false, Reading::Locally);
 }
 
-fn restored_equals_source(major: u16, segment_size_mib: u32, has_amcheck: bool) {
-    let Some(scene) = Scene::of(major) else { return };
+#[test]
+fn eq_a10_b01_b05_r11_on_15_over_sql_with_the_least_rights() {
+    restored_equals_source(15, 16, true, Reading::OverSql);
+}
+
+#[test]
+fn eq_a10_b01_b05_r11_on_16_over_sql_with_the_least_rights() {
+    restored_equals_source(16, 1, false, Reading::OverSql);
+}
+
+#[test]
+fn eq_a10_b01_b05_r11_on_17_over_sql_with_the_least_rights() {
+    restored_equals_source(17, 64, true, Reading::OverSql);
+}
+
+#[test]
+fn eq_a10_b01_b05_r11_on_18_over_sql_with_the_least_rights() {
+    restored_equals_source(18, 16, false, Reading::OverSql);
+}
+
+fn restored_equals_source(major: u16, segment_size_mib: u32, has_amcheck: bool, reading: Reading) {
+    let Some(mut scene) = Scene::of(major) else { return };
+    scene.reading = reading;
     scene.init();
     let server = scene.start_server(|builder| {
         builder.wal_segment_size_mib(segment_size_mib).setting("max_prepared_transactions", "5")

@@ -27,11 +27,12 @@ use repository::{ClusterName, PackId, Repository};
 use server::backup::{BackupSession, Stopped};
 use server::connection::Connection;
 use server::facts::ServerFacts;
-use server::files::LocalFiles;
+use server::files::FileSource;
 use tokio::runtime::Handle;
 
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
+use crate::probe::Mode;
 use collect::{Collected, PARTIAL_TIME};
 use copy::{Copied, copy_files};
 pub use error::BackupError;
@@ -54,6 +55,8 @@ const LOCAL_LIMIT: u64 = 4 << 30;
 pub struct BackupRequest {
     /// The cluster's name in the repository.
     pub cluster: ClusterName,
+    /// How the files are read.
+    pub mode: Mode,
     /// What the user calls it; `pgkeep` if empty.
     pub label: String,
     /// Read and store everything, independent of all earlier backups.
@@ -98,7 +101,7 @@ pub(crate) struct Context {
     pub(crate) stop: AtomicBool,
 }
 
-/// Takes a backup of the cluster behind `connection`, whose data directory must be on this machine.
+/// Takes a backup of the cluster behind `connection`, by its files here or through the server, as the request says.
 pub async fn backup(
     connection: Connection,
     repository: Arc<Repository>,
@@ -119,9 +122,10 @@ pub async fn backup_noting(
 ) -> Result<BackupReport, BackupError> {
     let began = Instant::now();
     let facts = ServerFacts::read(&connection)?;
-    let files = Arc::new(open_files(&facts)?);
+    let files = open_files(&facts, &connection, request.mode)?;
+    let files = &*files;
     let (_, control) = files.read_control_file()?;
-    check_ready(&facts, &control)?;
+    check_ready(&facts, &control, &*monitor)?;
     repository.bind(&request.cluster, &identity(&facts, &control)).await?;
 
     let predecessor = repository.predecessor(&request.cluster).await?;
@@ -139,13 +143,14 @@ pub async fn backup_noting(
     monitor.event(Event::Phase("checkpoint"));
     let label = if request.label.is_empty() { "pgkeep" } else { &request.label };
     let session = BackupSession::start(connection, label, !request.spread_checkpoint)?;
-    let mut manifest = begin_manifest(&plan, request, &facts, &control, session.started());
+    let mut manifest = begin_manifest(&plan, request, &facts, &control, session.started(), files);
 
     failpoint::reach("backup.started");
     monitor.event(Event::Phase("copy files"));
     let uploader = Uploader::new(repository.clone(), Handle::current());
-    let context = begin_context(&repository, request, &plan, &manifest, &control, partial_time);
-    let copied = copy(context, &plan, &manifest, &files, &session, &uploader, &monitor).await?;
+    let clock_ns = files.clock_ns()?;
+    let context = begin_context(&repository, request, &plan, &manifest, &control, partial_time, clock_ns);
+    let copied = copy(context, &plan, &manifest, files, &session, &uploader, &monitor).await?;
     failpoint::reach("backup.copied");
     let (control_bytes, _) = files.read_control_file()?;
     let from = session.started().start_segment;
@@ -180,6 +185,7 @@ fn begin_context(
     manifest: &Manifest,
     control: &ControlFile,
     partial_time: Duration,
+    started_ns: i64,
 ) -> Context {
     Context {
         repository: repository.clone(),
@@ -192,7 +198,7 @@ fn begin_context(
         tail_lens: plan.packs.references.iter().map(|(id, pack)| (*id, pack.tail_len)).collect(),
         references: plan.packs.references.clone(),
         partial_time,
-        started_ns: settled::file_clock_ns(),
+        started_ns,
         stop: AtomicBool::new(false),
     }
 }
@@ -201,7 +207,7 @@ async fn copy(
     context: Context,
     plan: &Plan,
     manifest: &Manifest,
-    files: &Arc<LocalFiles>,
+    files: &dyn FileSource,
     session: &BackupSession,
     uploader: &Uploader,
     monitor: &Arc<dyn Monitor>,
@@ -214,7 +220,7 @@ async fn copy(
             let copying = scope.spawn(|| {
                 copy_files(
                     &context,
-                    &**files,
+                    files,
                     &plan.earlier,
                     &plan.packs,
                     &known,
@@ -227,7 +233,8 @@ async fn copy(
             let mut looked = Instant::now();
             while !copying.is_finished() {
                 std::thread::sleep(Duration::from_millis(5));
-                if looked.elapsed() > Duration::from_secs(10) {
+                // A session that the server ended is seen at once; one whose server does not answer, by asking.
+                if !session.connection().is_alive() || looked.elapsed() > Duration::from_secs(10) {
                     looked = Instant::now();
                     session.check_alive().inspect_err(|_| context.stop.store(true, Ordering::Release))?;
                 }

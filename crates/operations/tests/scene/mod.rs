@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use operations::backup::{BackupError, BackupRequest, backup};
 use operations::monitor::Silent;
+use operations::probe::Mode;
 use operations::restore::{RestoreRequest, execute, plan};
 use pg::recovery::{RecoveryTarget, TargetAction, TargetTimeline};
 use pg::wal::{FileName, SegmentSize};
@@ -33,6 +34,8 @@ pub struct Scene {
     /// Full access, with this host's cache in `local()`.
     pub repository: Arc<Repository>,
     pub cluster: ClusterName,
+    /// How the files are read.
+    pub mode: Mode,
     carried: Mutex<HashSet<String>>,
 }
 
@@ -77,6 +80,7 @@ impl Scene {
             description,
             repository: Arc::new(repository),
             cluster: ClusterName::new("main").unwrap(),
+            mode: Mode::Local,
             carried: Mutex::default(),
         }
     }
@@ -156,6 +160,7 @@ impl Scene {
     pub fn backup_request(&self, full: bool) -> BackupRequest {
         BackupRequest {
             cluster: self.cluster.clone(),
+            mode: self.mode,
             label: String::new(),
             full,
             reread: false,

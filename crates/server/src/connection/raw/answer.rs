@@ -89,13 +89,19 @@ impl Drop for Answer {
 }
 
 /// One message of a COPY, in a buffer of libpq's making.
-pub(super) struct CopyMessage {
+#[derive(Debug)]
+pub struct CopyMessage {
     pub(super) buffer: NonNull<c_char>,
     pub(super) length: usize,
 }
 
-impl CopyMessage {
-    pub(super) fn bytes(&self) -> &[u8] {
+// SAFETY: the buffer is ours alone, tied to no connection and no thread, and only read.
+unsafe impl Send for CopyMessage {}
+// SAFETY: as above.
+unsafe impl Sync for CopyMessage {}
+
+impl AsRef<[u8]> for CopyMessage {
+    fn as_ref(&self) -> &[u8] {
         // SAFETY: PQgetCopyData gave `length` bytes at `buffer`, which is freed only by our Drop.
         unsafe { slice::from_raw_parts(self.buffer.as_ptr().cast::<u8>(), self.length) }
     }
