@@ -152,6 +152,11 @@ impl Settings {
         ConnectionSettings::new(self.text("database_url").unwrap_or_default())
     }
 
+    /// How to reach the primary of a server that is a standby.
+    pub fn primary(&self) -> Option<ConnectionSettings> {
+        self.text("primary_url").map(ConnectionSettings::new)
+    }
+
     /// How the files of a backup are read.
     pub fn mode(&self) -> Mode {
         self.word("mode").parse().expect("the form was checked and there is a default")

@@ -12,6 +12,7 @@ mod ready;
 mod record;
 mod region;
 mod settled;
+mod standby;
 mod upload;
 mod wal;
 mod worker;
@@ -25,7 +26,7 @@ use pg::control::ControlFile;
 use repository::manifest::{MAX_FINDINGS, Manifest, PackRef};
 use repository::{ClusterName, PackId, Repository};
 use server::backup::{BackupSession, Stopped};
-use server::connection::Connection;
+use server::connection::{Connection, ConnectionSettings};
 use server::facts::ServerFacts;
 use server::files::FileSource;
 use tokio::runtime::Handle;
@@ -71,6 +72,8 @@ pub struct BackupRequest {
     pub level: i32,
     /// How long to wait for the backup's WAL to arrive in the repository.
     pub wal_timeout: Duration,
+    /// Where the primary is, for a backup from a standby: it is asked to end the segment that the backup ends in.
+    pub primary: Option<ConnectionSettings>,
 }
 
 /// A backup that exists.
@@ -153,7 +156,7 @@ pub async fn backup_noting(
     let copied = copy(context, &plan, &manifest, files, &session, &uploader, &monitor).await?;
     failpoint::reach("backup.copied");
     let (control_bytes, _) = files.read_control_file()?;
-    let from = session.started().start_segment;
+    let started = session.started().clone();
     let stopped = session.stop(false)?;
     failpoint::reach("backup.stopped");
     let wal_timeout = request.wal_timeout;
@@ -161,13 +164,16 @@ pub async fn backup_noting(
 
     failpoint::reach("backup.list-stored");
     monitor.event(Event::Phase("wait for WAL"));
-    let (to, size) = (stopped.stop_segment, control.wal_segment_size);
+    if started.from_standby {
+        standby::end_segment(request.primary.as_ref(), control.system_identifier, &*monitor).await;
+    }
+    let (from, to, size) = (started.start_segment, stopped.stop_segment, control.wal_segment_size);
     if let Err(error) = wal::wait(&repository, &request.cluster, from, to, size, wal_timeout).await {
         // Everything else is stored: the next backup finds it all.
         if let Err(lost) = repository.publish_partial(&request.cluster, &manifest, LAST_PARTIAL).await {
             tracing::warn!(error = %lost, "what was stored is not noted for the next backup");
         }
-        return Err(error);
+        return Err(if started.from_standby { standby::explain(error) } else { error });
     }
 
     failpoint::reach("backup.wal-there");

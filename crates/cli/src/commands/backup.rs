@@ -48,6 +48,7 @@ pub async fn run(session: &Session, arguments: &BackupArguments) -> Outcome<u8> 
         workers: settings.workers(),
         level: settings.compression_level(),
         wal_timeout: settings.duration("wal_timeout"),
+        primary: settings.primary(),
     };
     let monitor = progress::monitor(session.quiet);
     let what = format!("back up cluster {}", request.cluster);

@@ -100,6 +100,11 @@ impl Scene {
         self.opened(storage, Access::Full(self.keyring.clone()), None)
     }
 
+    /// A scene whose backups read the files in this way.
+    pub async fn reading(mode: Mode) -> Self {
+        Self { mode, ..Self::new().await }
+    }
+
     pub fn sql(&self, script: &str) {
         self.server.connect().unwrap().run_script(script).unwrap();
     }
@@ -168,6 +173,7 @@ impl Scene {
             workers: 2,
             level: 1,
             wal_timeout: Duration::from_secs(60),
+            primary: None,
         }
     }
 
@@ -199,7 +205,13 @@ impl Scene {
             delta: false,
             restore_command: format!("cp {}/%f %p", self.folder.path().join("wal").display()),
             keep_archiving: false,
-            owner: None,
+            // What came over SQL does not know its owner, whom root must name.
+            owner: self
+                .server
+                .run_as()
+                .ids()
+                .filter(|_| self.mode == Mode::Sql)
+                .map(|(uid, _)| uid.to_string()),
             workers: 2,
         }
     }
