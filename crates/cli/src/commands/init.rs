@@ -1,5 +1,6 @@
 //! `pgkeep init`: the repository, its keys, and what the server needs.
 
+mod checked;
 mod report;
 mod written_config;
 

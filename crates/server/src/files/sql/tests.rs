@@ -153,6 +153,36 @@ fn what_was_announced_comes_in_few_statements_and_anything_else_is_asked_for() {
 }
 
 #[test]
+fn twenty_thousand_small_files_take_few_statements() {
+    const COUNT: u64 = 20_000;
+    let server = testing::started();
+    let folder = server.data_directory().join("base/many");
+    fs::create_dir(&folder).unwrap();
+    for number in 0..COUNT {
+        fs::write(folder.join(format!("{number}")), format!("{number}").repeat(20)).unwrap();
+    }
+    server.run_as().give(&folder).unwrap();
+    let files = SqlFiles::new(&server.connect().unwrap()).unwrap();
+    let listing = files.list().unwrap();
+    assert!(files.statements() < 40, "{} statements to list", files.statements());
+    let before = files.statements();
+    let (mut reader, mut buffer, mut found) = (files.reader(), vec![0; 8192], 0);
+    let whole: Vec<_> = listing.files.iter().filter(|file| file.size > 0).collect();
+    for batch in whole.chunks(files.batch().ranges) {
+        let ranges: Vec<_> =
+            batch.iter().map(|file| Range { path: &file.path, offset: 0, length: file.size }).collect();
+        reader.announce(&ranges).unwrap();
+        for file in batch.iter().filter(|file| file.path.starts_with(b"base/many/")) {
+            let length = reader.open(&file.path).unwrap().read_at(0, &mut buffer).unwrap();
+            assert_eq!(buffer[..length], file.path["base/many/".len()..].repeat(20));
+            found += 1;
+        }
+    }
+    assert_eq!(found, COUNT);
+    assert!(files.statements() - before < 20, "{} statements to read", files.statements() - before);
+}
+
+#[test]
 fn files_that_went_away_or_shrank_are_told_from_others() {
     let server = testing::started();
     let data = server.data_directory();
