@@ -57,6 +57,8 @@ fn restored_equals_source(major: u16, segment_size_mib: u32, has_amcheck: bool, 
     scene.reading = reading;
     scene.init();
     let server = scene.start_server(|builder| {
+        // A tablespace in place is recovered only where it may be made.
+        let builder = builder.setting("allow_in_place_tablespaces", "on");
         builder.wal_segment_size_mib(segment_size_mib).setting("max_prepared_transactions", "5")
     });
     ledger::make(&server);
@@ -91,6 +93,13 @@ fn restored_equals_source(major: u16, segment_size_mib: u32, has_amcheck: bool, 
 fn furnish(scene: &Scene, server: &Throwaway) {
     let space = scene.make_folder("space");
     sql(server, &format!("create tablespace side location '{space}'"));
+    // In a directory of the cluster itself, which only tests and replication make.
+    let in_place = server.connect().unwrap();
+    in_place.execute("set allow_in_place_tablespaces = on", &[]).unwrap();
+    in_place.execute("create tablespace in_place location ''", &[]).unwrap();
+    in_place
+        .run_script("create table within tablespace in_place as select generate_series(1, 1000) g")
+        .unwrap();
     sql(
         server,
         "create role keeper login password 'not a secret';

@@ -3,9 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use pg::control::{ClusterState, ControlFile};
 use server::facts::ServerFacts;
 use server::files::{FileSource as _, FilesError, LocalFiles};
 use server::grants::quote;
+
+/// Between a server's beginning and the moment that it calls its start lie the loading of libraries and the making of shared
+/// memory, seconds at most.
+const START_SLACK_S: i64 = 60;
 
 /// Which way was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,12 +183,41 @@ pub(crate) fn find_locally(facts: &ServerFacts) -> Result<LocalFiles, Reason> {
         let what = format!("the data directory {} cannot be read here: {why}", directory.display());
         Reason::new(what, hint)
     })?;
-    let identifier = files.read_control_file().map(|(_, control)| control.system_identifier);
-    if identifier.is_ok_and(|identifier| facts.system_identifier.is_none_or(|server| server == identifier)) {
-        return Ok(files);
+    let other = |what: &str| {
+        let hint =
+            "run pgkeep on the machine of the server, or correct database_url; or read the files over SQL";
+        Err(Reason::new(what, hint))
+    };
+    let Ok((_, control)) = files.read_control_file() else {
+        return other("the control file on this machine cannot be read");
+    };
+    if facts.system_identifier.is_some_and(|identifier| identifier != control.system_identifier) {
+        return other(
+            "the data directory on this machine belongs to another cluster than the server that answered",
+        );
     }
-    Err(Reason::new(
-        "the data directory on this machine belongs to another cluster than the server that answered",
-        "run pgkeep on the machine of the server, or correct database_url",
-    ))
+    if !is_at_work(&files, &control, facts) {
+        return other(
+            "the data directory on this machine is that of another server of the cluster than the one that answered",
+        );
+    }
+    Ok(files)
 }
+
+/// Whether the server that answered is the one that runs on this directory. A standby has the identifier of its primary and
+/// often its path: a backup begun on the one and read from the other would be torn.
+fn is_at_work(files: &LocalFiles, control: &ControlFile, facts: &ServerFacts) -> bool {
+    let replays = matches!(control.state, ClusterState::InArchiveRecovery | ClusterState::InCrashRecovery);
+    if replays != facts.in_recovery {
+        return false;
+    }
+    let mut text = [0; 512];
+    let Ok(length) = files.read_at(b"postmaster.pid", 0, &mut text) else { return false };
+    let text = String::from_utf8_lossy(&text[..length]);
+    // The third line is when the main process began: `LOCK_FILE_LINE_START_TIME`, `miscadmin.h`.
+    let began = text.lines().nth(2).and_then(|line| line.trim().parse::<i64>().ok());
+    began.is_some_and(|began| (facts.started.as_second() - began).abs() <= START_SLACK_S)
+}
+
+#[cfg(test)]
+mod tests;

@@ -109,6 +109,8 @@ pub struct ServerFacts {
     pub tablespaces: Vec<Tablespace>,
     /// The server's clock.
     pub server_time: Timestamp,
+    /// When the server was started, by its clock.
+    pub started: Timestamp,
     /// The database we are in.
     pub database: String,
     /// That database's encoding, as PostgreSQL names it.

@@ -116,6 +116,7 @@ fn operation_class(error: &BackupError) -> Option<Class> {
         BackupError::Repository(below) => repository_class(below),
         BackupError::Archive(below) => archive_class(below),
         BackupError::Codec(_) => Some(Class::Bug),
+        BackupError::Files(FilesError::OtherServer) => Some(Class::TryAgain),
         _ => None,
     }
 }

@@ -40,7 +40,8 @@ const WHO_AND_WHERE: &str = "
     SELECT CURRENT_USER, r.rolsuper, r.rolreplication, pg_catalog.pg_is_in_recovery(),
            (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8,
            pg_catalog.current_database(), pg_catalog.getdatabaseencoding(), pg_catalog.inet_server_addr() IS NULL,
-           pg_catalog.pg_backend_pid(), pg_catalog.pg_has_role(CURRENT_USER, 'pg_read_server_files', 'USAGE')
+           pg_catalog.pg_backend_pid(), pg_catalog.pg_has_role(CURRENT_USER, 'pg_read_server_files', 'USAGE'),
+           (EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::pg_catalog.int8
     FROM pg_catalog.pg_roles r WHERE r.rolname = CURRENT_USER";
 
 pub(super) fn in_transaction(connection: &Connection) -> Result<ServerFacts, ServerError> {
@@ -91,15 +92,19 @@ pub(super) fn in_transaction(connection: &Connection) -> Result<ServerFacts, Ser
         timeline,
         lsn,
         tablespaces: read_tablespaces(connection)?,
-        server_time: Timestamp::from_microsecond(who.parse(4)?).map_err(|error| {
-            ServerError::UnexpectedAnswer { what: format!("the server's clock: {error}") }
-        })?,
+        server_time: moment(who.parse(4)?)?,
+        started: moment(who.parse(10)?)?,
         database: lossy(who.bytes(5)),
         encoding: who.required(6)?.to_owned(),
         host: connection.host(),
         port: connection.port(),
         over_socket: who.boolean(7)?,
     })
+}
+
+fn moment(microseconds: i64) -> Result<Timestamp, ServerError> {
+    Timestamp::from_microsecond(microseconds)
+        .map_err(|error| ServerError::UnexpectedAnswer { what: format!("the server's clock: {error}") })
 }
 
 /// Server parameters by name, those that our role may see.

@@ -40,7 +40,7 @@ impl Sessions {
     /// Sessions with the server of this one.
     pub(super) fn beside(session: &Connection) -> Result<Self, FilesError> {
         let settings = session.settings_beside().application_name("pgkeep files");
-        let started_us = started_us(session).map_err(|source| sql_error("look at", b".", source))?;
+        let started_us = started_us(session).map_err(|source| FilesError::Session { source })?;
         Ok(Self { settings, started_us, side: Mutex::new(None), statements: AtomicU64::new(0) })
     }
 
@@ -56,7 +56,7 @@ impl Sessions {
         match opened {
             Ok((started_us, connection)) if started_us == self.started_us => Ok(connection),
             Ok(_) => Err(FilesError::OtherServer),
-            Err(source) => Err(sql_error("open a session for", b".", source)),
+            Err(source) => Err(FilesError::Session { source }),
         }
     }
 
@@ -180,7 +180,7 @@ impl Retry {
     /// Waits after a failure that may pass; gives back one that will not, or that came too often.
     pub(super) fn after(&mut self, error: FilesError) -> Result<(), FilesError> {
         // A file that is not there (58P01) does not come back.
-        let passes = matches!(&error, FilesError::Sql { source, .. }
+        let passes = matches!(&error, FilesError::Sql { source, .. } | FilesError::Session { source }
             if source.is_transient() && source.sqlstate().is_none_or(|state| state.as_str() != "58P01"));
         if !passes || self.failed >= TRIES {
             return Err(error);
