@@ -43,6 +43,13 @@ distribution_postgresql() {
     return 1
 }
 
+# need_pgbouncer: the program only. The package starts a service, which is stopped again if it was not there before.
+need_pgbouncer() {
+    if installed pgbouncer; then return 0; fi
+    need pgbouncer
+    if command -v systemctl >/dev/null; then as_root systemctl disable --now pgbouncer >/dev/null 2>&1 || true; fi
+}
+
 # need_postgresql: PostgreSQL 15 where the distribution has it, otherwise the distribution's own major. The package
 # would make and start a cluster on port 5432; only its programs are wanted, so that is switched off for the while.
 need_postgresql() {

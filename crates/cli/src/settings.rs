@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use operations::probe::Mode;
 use repository::ClusterName;
 use secrecy::SecretString;
 use server::connection::ConnectionSettings;
@@ -168,6 +169,16 @@ impl Settings {
         ConnectionSettings::new(self.text("database_url").unwrap_or_default())
     }
 
+    /// How to reach the primary of a server that is a standby.
+    pub fn primary(&self) -> Option<ConnectionSettings> {
+        self.text("primary_url").map(ConnectionSettings::new)
+    }
+
+    /// How the files of a backup are read.
+    pub fn mode(&self) -> Mode {
+        self.word("mode").parse().expect("the form was checked and there is a default")
+    }
+
     /// The folder for what this host keeps for itself; `None` when no place for it is known.
     pub fn state_dir(&self) -> Option<PathBuf> {
         self.path("state_dir").or_else(usual_state_dir)
@@ -226,7 +237,7 @@ impl Settings {
 
     /// The variables that hold secrets of ours: whoever calls pgkeep elsewhere must set them too.
     pub fn secrets_in_variables(&self) -> Vec<&'static str> {
-        let secret = |key: &&keys::Key| key.shown == keys::Shown::Never;
+        let secret = |key: &&keys::Key| key.shown == keys::Shown::Never && !ONLY_HERE.contains(&key.name);
         let variable = |key: &keys::Key| match self.values.get(key.name)?.origin {
             Origin::Ambient(name) | Origin::Variable(name) => Some(name),
             _ => None,
@@ -236,8 +247,18 @@ impl Settings {
 }
 
 /// Settings that a command called by PostgreSQL does not need.
-const ONLY_HERE: [&str; 8] =
-    ["log", "log_format", "workers", "wal_timeout", "compression_level", "slot", "max_lag", "slot_limit"];
+const ONLY_HERE: [&str; 10] = [
+    "log",
+    "log_format",
+    "workers",
+    "wal_timeout",
+    "compression_level",
+    "mode",
+    "primary_url",
+    "slot",
+    "max_lag",
+    "slot_limit",
+];
 
 fn variable(name: &'static str) -> Result<Option<String>, SettingsError> {
     match env::var(name) {

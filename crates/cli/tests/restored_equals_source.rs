@@ -6,7 +6,7 @@ mod scene;
 
 use std::time::Duration;
 
-use scene::{Scene, judges, ledger, number, sql, text};
+use scene::{Reading, Scene, judges, ledger, number, sql, text};
 use server::throwaway::{StopMode, Throwaway};
 
 /// How long clients write before, between and after the backups.
@@ -14,28 +14,51 @@ const WRITING: Duration = Duration::from_millis(700);
 
 #[test]
 fn eq_a10_b01_b05_r11_on_15_with_segments_of_16_mib() {
-    restored_equals_source(15, 16, true);
+    restored_equals_source(15, 16, true, Reading::Locally);
 }
 
 #[test]
 fn eq_a10_b01_b05_r11_on_16_with_segments_of_1_mib() {
-    restored_equals_source(16, 1, false);
+    restored_equals_source(16, 1, false, Reading::Locally);
 }
 
 #[test]
 fn eq_a10_b01_b05_r11_on_17_with_segments_of_64_mib() {
-    restored_equals_source(17, 64, true);
+    restored_equals_source(17, 64, true, Reading::Locally);
 }
 
 #[test]
 fn eq_a10_b01_b05_r11_on_18_with_segments_of_16_mib() {
-    restored_equals_source(18, 16, false);
+    restored_equals_source(18, 16, false, Reading::Locally);
 }
 
-fn restored_equals_source(major: u16, segment_size_mib: u32, has_amcheck: bool) {
-    let Some(scene) = Scene::of(major) else { return };
+#[test]
+fn eq_a10_b01_b05_r11_on_15_over_sql_with_the_least_rights() {
+    restored_equals_source(15, 16, true, Reading::OverSql);
+}
+
+#[test]
+fn eq_a10_b01_b05_r11_on_16_over_sql_with_the_least_rights() {
+    restored_equals_source(16, 1, false, Reading::OverSql);
+}
+
+#[test]
+fn eq_a10_b01_b05_r11_on_17_over_sql_with_the_least_rights() {
+    restored_equals_source(17, 64, true, Reading::OverSql);
+}
+
+#[test]
+fn eq_a10_b01_b05_r11_on_18_over_sql_with_the_least_rights() {
+    restored_equals_source(18, 16, false, Reading::OverSql);
+}
+
+fn restored_equals_source(major: u16, segment_size_mib: u32, has_amcheck: bool, reading: Reading) {
+    let Some(mut scene) = Scene::of(major) else { return };
+    scene.reading = reading;
     scene.init();
     let server = scene.start_server(|builder| {
+        // A tablespace in place is recovered only where it may be made.
+        let builder = builder.setting("allow_in_place_tablespaces", "on");
         builder.wal_segment_size_mib(segment_size_mib).setting("max_prepared_transactions", "5")
     });
     ledger::make(&server);
@@ -70,6 +93,13 @@ fn restored_equals_source(major: u16, segment_size_mib: u32, has_amcheck: bool) 
 fn furnish(scene: &Scene, server: &Throwaway) {
     let space = scene.make_folder("space");
     sql(server, &format!("create tablespace side location '{space}'"));
+    // In a directory of the cluster itself, which only tests and replication make.
+    let in_place = server.connect().unwrap();
+    in_place.execute("set allow_in_place_tablespaces = on", &[]).unwrap();
+    in_place.execute("create tablespace in_place location ''", &[]).unwrap();
+    in_place
+        .run_script("create table within tablespace in_place as select generate_series(1, 1000) g")
+        .unwrap();
     sql(
         server,
         "create role keeper login password 'not a secret';

@@ -6,7 +6,7 @@ mod scene;
 
 use std::process::Command;
 
-use scene::{Scene, flush_wal, ledger, number, sql, text};
+use scene::{Reading, Scene, flush_wal, ledger, number, sql, text};
 use server::throwaway::{StopMode, Throwaway};
 
 /// Moments between and at the commits of a ledger, each in the words of `--to`.
@@ -48,7 +48,12 @@ struct Past {
 }
 
 fn past(major: u16) -> Option<Past> {
-    let scene = Scene::of(major)?;
+    past_reading(major, Reading::Locally)
+}
+
+fn past_reading(major: u16, reading: Reading) -> Option<Past> {
+    let mut scene = Scene::of(major)?;
+    scene.reading = reading;
     scene.init();
     // The exact time of a commit is a target too.
     let server = scene.start_server(|builder| builder.setting("track_commit_timestamp", "on"));
@@ -80,6 +85,18 @@ impl Past {
 #[test]
 fn r01_each_kind_of_target_is_an_exact_prefix() {
     let Some(past) = past(15) else { return };
+    each_kind_of_target(&past);
+}
+
+#[test]
+fn r01_each_kind_of_target_is_an_exact_prefix_of_what_came_over_sql() {
+    for major in [15, 16, 17, 18] {
+        let Some(past) = past_reading(major, Reading::OverSql) else { continue };
+        each_kind_of_target(&past);
+    }
+}
+
+fn each_kind_of_target(past: &Past) {
     let at = &past.at_15;
     past.assert_reaches(&["--to", "latest"], 30);
     past.assert_reaches(&["--to", "immediate"], 10);

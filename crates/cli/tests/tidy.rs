@@ -203,7 +203,8 @@ fn tree() -> Vec<String> {
             let Ok(kind) = entry.file_type() else { continue };
             if kind.is_dir() && !built && !hidden {
                 folders.push(entry.path());
-            } else if kind.is_file() {
+            } else if kind.is_file() && name != ".git" {
+                // In a second working tree that is a file with a path, and not one of ours.
                 found.push(entry.path().strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
             }
         }

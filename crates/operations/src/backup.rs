@@ -12,6 +12,7 @@ mod ready;
 mod record;
 mod region;
 mod settled;
+mod standby;
 mod upload;
 mod wal;
 mod worker;
@@ -25,13 +26,14 @@ use pg::control::ControlFile;
 use repository::manifest::{MAX_FINDINGS, Manifest, PackRef};
 use repository::{ClusterName, PackId, Repository};
 use server::backup::{BackupSession, Stopped};
-use server::connection::Connection;
+use server::connection::{Connection, ConnectionSettings};
 use server::facts::ServerFacts;
-use server::files::LocalFiles;
+use server::files::FileSource;
 use tokio::runtime::Handle;
 
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
+use crate::probe::Mode;
 use collect::{Collected, PARTIAL_TIME};
 use copy::{Copied, copy_files};
 pub use error::BackupError;
@@ -54,6 +56,8 @@ const LOCAL_LIMIT: u64 = 4 << 30;
 pub struct BackupRequest {
     /// The cluster's name in the repository.
     pub cluster: ClusterName,
+    /// How the files are read.
+    pub mode: Mode,
     /// What the user calls it; `pgkeep` if empty.
     pub label: String,
     /// Read and store everything, independent of all earlier backups.
@@ -68,6 +72,8 @@ pub struct BackupRequest {
     pub level: i32,
     /// How long to wait for the backup's WAL to arrive in the repository.
     pub wal_timeout: Duration,
+    /// Where the primary is, for a backup from a standby: it is asked to end the segment that the backup ends in.
+    pub primary: Option<ConnectionSettings>,
 }
 
 /// A backup that exists.
@@ -98,7 +104,7 @@ pub(crate) struct Context {
     pub(crate) stop: AtomicBool,
 }
 
-/// Takes a backup of the cluster behind `connection`, whose data directory must be on this machine.
+/// Takes a backup of the cluster behind `connection`, by its files here or through the server, as the request says.
 pub async fn backup(
     connection: Connection,
     repository: Arc<Repository>,
@@ -119,9 +125,10 @@ pub async fn backup_noting(
 ) -> Result<BackupReport, BackupError> {
     let began = Instant::now();
     let facts = ServerFacts::read(&connection)?;
-    let files = Arc::new(open_files(&facts)?);
+    let files = open_files(&facts, &connection, request.mode)?;
+    let files = &*files;
     let (_, control) = files.read_control_file()?;
-    check_ready(&facts, &control)?;
+    check_ready(&facts, &control, &*monitor)?;
     repository.bind(&request.cluster, &identity(&facts, &control)).await?;
 
     let predecessor = repository.predecessor(&request.cluster).await?;
@@ -139,16 +146,17 @@ pub async fn backup_noting(
     monitor.event(Event::Phase("checkpoint"));
     let label = if request.label.is_empty() { "pgkeep" } else { &request.label };
     let session = BackupSession::start(connection, label, !request.spread_checkpoint)?;
-    let mut manifest = begin_manifest(&plan, request, &facts, &control, session.started());
+    let mut manifest = begin_manifest(&plan, request, &facts, &control, session.started(), files);
 
     failpoint::reach("backup.started");
     monitor.event(Event::Phase("copy files"));
     let uploader = Uploader::new(repository.clone(), Handle::current());
-    let context = begin_context(&repository, request, &plan, &manifest, &control, partial_time);
-    let copied = copy(context, &plan, &manifest, &files, &session, &uploader, &monitor).await?;
+    let clock_ns = files.clock_ns()?;
+    let context = begin_context(&repository, request, &plan, &manifest, &control, partial_time, clock_ns);
+    let copied = copy(context, &plan, &manifest, files, &session, &uploader, &monitor).await?;
     failpoint::reach("backup.copied");
     let (control_bytes, _) = files.read_control_file()?;
-    let from = session.started().start_segment;
+    let started = session.started().clone();
     let stopped = session.stop(false)?;
     failpoint::reach("backup.stopped");
     let wal_timeout = request.wal_timeout;
@@ -156,13 +164,16 @@ pub async fn backup_noting(
 
     failpoint::reach("backup.list-stored");
     monitor.event(Event::Phase("wait for WAL"));
-    let (stop, size) = (stopped.stop_lsn, control.wal_segment_size);
+    if started.from_standby {
+        standby::end_segment(request.primary.as_ref(), control.system_identifier, &*monitor).await;
+    }
+    let (from, stop, size) = (started.start_segment, stopped.stop_lsn, control.wal_segment_size);
     if let Err(error) = wal::wait(&repository, &request.cluster, from, stop, size, wal_timeout).await {
         // Everything else is stored: the next backup finds it all.
         if let Err(lost) = repository.publish_partial(&request.cluster, &manifest, LAST_PARTIAL).await {
             tracing::warn!(error = %lost, "what was stored is not noted for the next backup");
         }
-        return Err(error);
+        return Err(if started.from_standby { standby::explain(error) } else { error });
     }
 
     failpoint::reach("backup.wal-there");
@@ -180,6 +191,7 @@ fn begin_context(
     manifest: &Manifest,
     control: &ControlFile,
     partial_time: Duration,
+    started_ns: i64,
 ) -> Context {
     Context {
         repository: repository.clone(),
@@ -192,7 +204,7 @@ fn begin_context(
         tail_lens: plan.packs.references.iter().map(|(id, pack)| (*id, pack.tail_len)).collect(),
         references: plan.packs.references.clone(),
         partial_time,
-        started_ns: settled::file_clock_ns(),
+        started_ns,
         stop: AtomicBool::new(false),
     }
 }
@@ -201,7 +213,7 @@ async fn copy(
     context: Context,
     plan: &Plan,
     manifest: &Manifest,
-    files: &Arc<LocalFiles>,
+    files: &dyn FileSource,
     session: &BackupSession,
     uploader: &Uploader,
     monitor: &Arc<dyn Monitor>,
@@ -214,7 +226,7 @@ async fn copy(
             let copying = scope.spawn(|| {
                 copy_files(
                     &context,
-                    &**files,
+                    files,
                     &plan.earlier,
                     &plan.packs,
                     &known,
@@ -227,7 +239,8 @@ async fn copy(
             let mut looked = Instant::now();
             while !copying.is_finished() {
                 std::thread::sleep(Duration::from_millis(5));
-                if looked.elapsed() > Duration::from_secs(10) {
+                // A session that the server ended is seen at once; one whose server does not answer, by asking.
+                if !session.connection().is_alive() || looked.elapsed() > Duration::from_secs(10) {
                     looked = Instant::now();
                     session.check_alive().inspect_err(|_| context.stop.store(true, Ordering::Release))?;
                 }

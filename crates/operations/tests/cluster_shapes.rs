@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use operations::monitor::Silent;
+use operations::probe::Mode;
 use operations::restore::{RestoreError, execute, plan};
 use scene::{Scene, chain, number, run, start, text, verify_backup};
 
@@ -30,7 +31,16 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b04_tablespaces_whose_names_begin_alike_go_where_the_map_says() {
-    let scene = Scene::new().await;
+    tablespaces(Mode::Local).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b04_tablespaces_whose_names_begin_alike_go_where_the_map_says_over_sql() {
+    tablespaces(Mode::Sql).await;
+}
+
+async fn tablespaces(mode: Mode) {
+    let scene = Scene::reading(mode).await;
     let old = scene.server.directory().join("d");
     let place = |name: &str| old.join(name);
     for name in ["a", "ab", "behind"] {
@@ -83,7 +93,16 @@ fn place_content(folder: &std::path::Path) -> Vec<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b12_a_damaged_page_is_reported_with_its_file_block_and_lsn() {
-    let scene = Scene::new().await;
+    damaged_page(Mode::Local).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b12_a_damaged_page_is_reported_with_its_file_block_and_lsn_over_sql() {
+    damaged_page(Mode::Sql).await;
+}
+
+async fn damaged_page(mode: Mode) {
+    let scene = Scene::reading(mode).await;
     scene.sql("create table t as select g id, repeat(md5(g::text), 5) x from generate_series(1, 20000) g");
     scene.sql("vacuum (freeze, analyze) t");
     let good = scene.backup(true).await;

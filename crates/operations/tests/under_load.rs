@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use operations::probe::Mode;
 use scene::{Scene, number, run, text};
 use server::connection::Connection;
 use server::throwaway::{StopMode, Throwaway};
@@ -76,7 +77,17 @@ fn judge(mut restored: Throwaway, into: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b01_b06_every_acknowledged_row_is_in_the_restored_cluster_though_tables_came_went_grew_and_shrank() {
-    let scene = Scene::new().await;
+    under_load(Mode::Local).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b01_b06_every_acknowledged_row_is_in_the_restored_cluster_though_tables_came_went_grew_and_shrank_over_sql()
+ {
+    under_load(Mode::Sql).await;
+}
+
+async fn under_load(mode: Mode) {
+    let scene = Scene::reading(mode).await;
     scene.sql("create table ledger (id bigint primary key, x text)");
     scene.sql("create table breathing (id int, x text)");
     let load = Load::new();
@@ -115,7 +126,16 @@ async fn b01_b06_every_acknowledged_row_is_in_the_restored_cluster_though_tables
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b05_unlogged_and_temporary_tables_are_left_out_and_usable_after() {
-    let scene = Scene::new().await;
+    unlogged_and_temporary(Mode::Local).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b05_unlogged_and_temporary_tables_are_left_out_and_usable_after_over_sql() {
+    unlogged_and_temporary(Mode::Sql).await;
+}
+
+async fn unlogged_and_temporary(mode: Mode) {
+    let scene = Scene::reading(mode).await;
     let fill = "select g id, repeat(md5(g::text), 5) x from generate_series(1, 20000) g";
     scene.sql(&format!("create unlogged table u as {fill}"));
     scene.sql("create index on u (id)");

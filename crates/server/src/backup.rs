@@ -15,9 +15,13 @@ use crate::facts::ServerFacts;
 /// Why a backup could not be started or finished. After any of these there is no backup.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// The server replays WAL; backups are taken from primaries only, so far.
-    #[error("start a backup: this server is a standby; take the backup from its primary")]
-    InRecovery,
+    /// The standby became a primary while its backup ran; such a backup cannot be finished.
+    #[error("the standby was promoted during the backup")]
+    Promoted {
+        /// What the server said at the stop.
+        #[source]
+        source: ServerError,
+    },
     /// Nobody knows how this version does backups.
     #[error("start a backup: PostgreSQL {major} is not supported")]
     UnsupportedMajor {
@@ -67,7 +71,7 @@ impl BackupError {
     /// True when another attempt, from the start, may well succeed a little later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::SessionLost { .. } | Self::Torn { .. } => true,
+            Self::SessionLost { .. } | Self::Torn { .. } | Self::Promoted { .. } => true,
             Self::Refused { source, .. } => source.is_transient(),
             _ => false,
         }
@@ -94,6 +98,8 @@ pub struct Started {
     pub wal_segment_size: SegmentSize,
     /// The server's clock just before the start.
     pub at: Timestamp,
+    /// Whether the server is a standby. It replays the timeline, and somebody else archives its WAL.
+    pub from_standby: bool,
 }
 
 /// How a backup ended, and what must be stored beside its files.
@@ -127,6 +133,8 @@ impl BackupSession {
     /// Waits for a checkpoint: `fast` has it written at once, otherwise it is spread over minutes to spare the disks
     /// (`checkpoint_completion_target`). The label is for people, 200 bytes at most. That `wal_level` suffices is the
     /// server's to check, and `full_page_writes` may be off: a running backup forces it (`xlog.c`, `runningBackups`).
+    ///
+    /// On a standby the backup begins at its last restart point, and `full_page_writes` of the primary is the server's to check.
     pub fn start(connection: Connection, label: &str, fast: bool) -> Result<Self, BackupError> {
         if label.len() > 200 || label.chars().any(char::is_control) {
             return Err(BackupError::InvalidLabel { label: label.to_owned() });
@@ -137,9 +145,6 @@ impl BackupSession {
         let Some(major) = facts.major.facts() else {
             return Err(BackupError::UnsupportedMajor { major: facts.major });
         };
-        if facts.in_recovery {
-            return Err(BackupError::InRecovery);
-        }
         // The label file and above all the tablespace map hold paths, which are bytes: they must not be converted.
         for (name, value) in [("client_encoding", "SQL_ASCII"), ("search_path", "")] {
             connection
@@ -155,13 +160,14 @@ impl BackupSession {
         };
         let rows = connection.query_one(sql, &[label, fast]).map_err(&starting)?;
         let start_lsn: Lsn = rows.first().and_then(|row| row.parse(0)).map_err(&starting)?;
-        let timeline = read_timeline(&connection).map_err(&starting)?;
+        let timeline = read_timeline(&connection, facts.in_recovery).map_err(&starting)?;
         let started = Started {
             start_lsn,
             start_segment: SegmentName::containing(timeline, start_lsn, facts.wal_segment_size),
             timeline,
             wal_segment_size: facts.wal_segment_size,
             at: facts.server_time,
+            from_standby: facts.in_recovery,
         };
         Ok(Self { connection, functions: major.backup_functions, started })
     }
@@ -198,12 +204,15 @@ impl BackupSession {
                  FROM pg_catalog.pg_backup_stop($1::pg_catalog.bool) s"
             }
         };
-        let rows = self.connection.query_one(sql, &[wait]).map_err(&stopping)?;
+        let rows = self.connection.query_one(sql, &[wait]).map_err(|error| self.refused_stop(error))?;
         let row = rows.first().map_err(&stopping)?;
         let stop_lsn: Lsn = row.parse(0).map_err(&stopping)?;
         let label_file = row.bytes(1).unwrap_or_default().to_vec();
         let label = BackupLabel::parse(&String::from_utf8_lossy(&label_file))?;
         self.check_span(&label, stop_lsn)?;
+        if self.started.from_standby {
+            self.check_timeline().map_err(&stopping)??;
+        }
         let size = self.started.wal_segment_size;
         let at = row.parse(3).map(Timestamp::from_microsecond).map_err(&stopping)?;
         Ok(Stopped {
@@ -213,6 +222,33 @@ impl BackupSession {
             tablespace_map: row.bytes(2).unwrap_or_default().to_vec(),
             label,
             at: at.unwrap_or(self.started.at),
+        })
+    }
+
+    /// A standby that is none any more cannot finish what it began, and says so in its own language.
+    fn refused_stop(&self, error: ServerError) -> BackupError {
+        let promoted = || {
+            let rows = self.connection.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).ok()?;
+            rows.first().ok()?.boolean(0).ok().map(|in_recovery| !in_recovery)
+        };
+        if self.started.from_standby && error.sqlstate().is_some() && promoted() == Some(true) {
+            return BackupError::Promoted { source: error };
+        }
+        BackupError::of("stop")(error)
+    }
+
+    /// A standby follows its primary to another timeline, on which a restore would need WAL that this backup's span does not
+    /// name.
+    fn check_timeline(&self) -> Result<Result<(), BackupError>, ServerError> {
+        let sql = "SELECT r.min_recovery_end_timeline FROM pg_catalog.pg_control_recovery() r";
+        let timeline = TimelineId::new(self.connection.query_one(sql, &[])?.first()?.parse(0)?);
+        let Started { start_lsn: start, timeline: started_on, .. } = self.started;
+        Ok(match timeline {
+            Some(timeline) if timeline != started_on => {
+                let found = format!("it stopped on timeline {timeline}");
+                Err(BackupError::Torn { start, started_on, found })
+            }
+            _ => Ok(()),
         })
     }
 
@@ -229,8 +265,14 @@ impl BackupSession {
     }
 }
 
-/// The timeline being written. Only the timeline of `pg_walfile_name` means the same on every version.
-fn read_timeline(connection: &Connection) -> Result<TimelineId, ServerError> {
+/// The timeline that the backup begins on. Only the timeline of `pg_walfile_name` means the same on every version; a standby
+/// begins at its restart point, which the control file tells.
+fn read_timeline(connection: &Connection, in_recovery: bool) -> Result<TimelineId, ServerError> {
+    if in_recovery {
+        let sql = "SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() c";
+        let timeline = TimelineId::new(connection.query_one(sql, &[])?.first()?.parse(0)?);
+        return timeline.ok_or_else(|| ServerError::UnexpectedAnswer { what: "timeline 0".to_owned() });
+    }
     let sql = "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_flush_lsn())";
     let rows = connection.query_one(sql, &[])?;
     let segment: SegmentName = rows.first()?.parse(0)?;

@@ -4,6 +4,7 @@
 //! mean, so that pgkeep connects wherever `psql` does. All calls block; async code calls them from a blocking thread.
 //! Values arrive in PostgreSQL's text form. What the server says on the side is kept as [`Notice`]s, never printed.
 
+mod binary_copy;
 mod error;
 mod raw;
 mod replication;
@@ -13,7 +14,9 @@ mod settings;
 use std::ffi::CString;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use binary_copy::{BinaryCopy, Messages};
 pub use error::{ServerError, SqlState};
+pub use raw::CopyMessage;
 pub use replication::{Message, Received, Replication, SystemIdentity, Waker, WalData};
 pub use rows::{Row, Rows};
 pub use settings::ConnectionSettings;
@@ -33,6 +36,7 @@ pub struct Notice {
 #[derive(Debug)]
 pub struct Connection {
     session: Mutex<Session>,
+    settings: ConnectionSettings,
     server_version_num: u32,
 }
 
@@ -42,7 +46,16 @@ impl Connection {
         let keywords = settings.resolve()?;
         let session = Session::connect(&keywords).map_err(|failure| settings.scrub_failure(failure))?;
         let server_version_num = session.server_version();
-        Ok(Self { session: Mutex::new(session), server_version_num })
+        Ok(Self { session: Mutex::new(session), settings: settings.clone(), server_version_num })
+    }
+
+    /// The settings by which another session comes to the host, address and port of this one, whichever of several
+    /// hosts or addresses that was.
+    pub fn settings_beside(&self) -> ConnectionSettings {
+        let mut session = self.lock();
+        let beside = self.settings.clone().with("host", &session.host()).with("port", &session.port());
+        let address = session.host_address();
+        if address.is_empty() { beside } else { beside.with("hostaddr", &address) }
     }
 
     /// Runs one statement and returns its rows. `params` replace `$1`, `$2`… and travel as text.
@@ -85,6 +98,23 @@ impl Connection {
     ) -> Result<(), E> {
         let sql = c_string(sql)?;
         self.lock().copy_out(&sql, visit)
+    }
+
+    /// Begins a `COPY … TO STDOUT`, given as bytes in the session's encoding; [`Self::next_copy_message`] must then be
+    /// called to its end. Any other statement meanwhile ends the COPY, after all of its data has been received.
+    pub fn begin_copy_out(&self, sql: &[u8]) -> Result<(), ServerError> {
+        let sql = CString::new(sql).map_err(|_| ServerError::NulByte)?;
+        self.lock().begin_copy_out(&sql)
+    }
+
+    /// Waits for the next message of a COPY; `None` after the last one of a COPY that ended well.
+    pub fn next_copy_message(&self) -> Result<Option<CopyMessage>, ServerError> {
+        self.lock().pull_copy_message()
+    }
+
+    /// The server process that libpq was told it is connected to.
+    pub fn backend_pid(&self) -> i32 {
+        self.lock().backend_pid()
     }
 
     /// The server's version as a number, `150020` for 15.20.

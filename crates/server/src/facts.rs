@@ -3,6 +3,7 @@
 //! A managed database hides much from its owner: what our role may not see is `None`, never an error.
 
 mod read;
+mod slots;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,9 @@ use pg::wal::SegmentSize;
 use pg::{Lsn, Major, TimelineId};
 
 use crate::connection::{Connection, ServerError};
+use crate::pooler::Pooler;
+
+pub use slots::Slot;
 
 /// What `archive_mode` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +91,16 @@ pub struct ServerFacts {
     pub may_replicate: bool,
     /// Whether that role may start and stop a base backup.
     pub can_backup: bool,
+    /// Functions for listing and reading files that our role may not call; empty when it may call all.
+    pub missing_file_functions: Vec<&'static str>,
+    /// Whether our role may read files outside the data directory, too.
+    pub reads_server_files: bool,
+    /// Whether our role may end a segment of the WAL.
+    pub may_switch_wal: bool,
+    /// Physical replication slots, by name.
+    pub slots: Vec<Slot>,
+    /// What stands between us and the server, if anything does.
+    pub pooler: Option<Pooler>,
     /// The timeline being written, or replayed.
     pub timeline: Option<TimelineId>,
     /// The end of the WAL written, or replayed.
@@ -95,6 +109,8 @@ pub struct ServerFacts {
     pub tablespaces: Vec<Tablespace>,
     /// The server's clock.
     pub server_time: Timestamp,
+    /// When the server was started, by its clock.
+    pub started: Timestamp,
     /// The database we are in.
     pub database: String,
     /// That database's encoding, as PostgreSQL names it.

@@ -1,22 +1,30 @@
 //! The files of a cluster, as a base backup needs them.
 //!
 //! A [`FileSource`] lists what belongs in a backup, in byte order of the paths, and opens what it listed. [`LocalFiles`]
-//! reads a data directory on this machine. What is left out, and why, is decided by [`pg::datadir`]. The server keeps
-//! writing meanwhile: files appear, grow, shrink and vanish, and the WAL puts that right; only a few must be there.
+//! reads a data directory on this machine, [`SqlFiles`] one on the server's through ordinary SQL sessions. What is left
+//! out, and why, is decided by [`pg::datadir`]. The server keeps writing meanwhile: files appear, grow, shrink and vanish,
+//! and the WAL puts that right; only a few must be there.
 
+mod cluster;
 mod local;
 mod open;
+mod sql;
 mod walk;
+mod warning;
 
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use pg::control::ControlError;
+use pg::control::{ControlError, ControlFile};
 use pg::version::MajorError;
 
-pub use local::LocalFiles;
+use crate::connection::ServerError;
+
+pub use local::{LocalFiles, file_clock_ns};
+pub use sql::SqlFiles;
+pub use warning::Warning;
 
 /// What sort of entry was found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -86,52 +94,6 @@ impl FoundFile {
     }
 }
 
-/// Something in the data directory that a backup does not hold, and that its owner should know of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Warning {
-    /// A symbolic link that PostgreSQL did not make. It is not followed.
-    UnknownSymlink {
-        /// Where it is.
-        path: Vec<u8>,
-        /// Where it points.
-        target: Vec<u8>,
-    },
-    /// A socket, a pipe or a device.
-    SpecialFile {
-        /// Where it is.
-        path: Vec<u8>,
-    },
-    /// A tablespace whose directory does not exist, or holds nothing of this cluster's version.
-    EmptyTablespace {
-        /// Where its link is.
-        path: Vec<u8>,
-    },
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownSymlink { path, target } => {
-                let (path, target) = (path.escape_ascii(), target.escape_ascii());
-                write!(
-                    f,
-                    "{path} is a symbolic link to {target}, which is not PostgreSQL's; not in the backup"
-                )
-            }
-            Self::SpecialFile { path } => {
-                write!(f, "{} is no file and no directory; not in the backup", path.escape_ascii())
-            }
-            Self::EmptyTablespace { path } => {
-                write!(
-                    f,
-                    "{} leads to no directory of this cluster; nothing of it in the backup",
-                    path.escape_ascii()
-                )
-            }
-        }
-    }
-}
-
 /// Why the files of a cluster could not be listed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
@@ -157,6 +119,25 @@ pub enum FilesError {
         /// The cause.
         source: io::Error,
     },
+    /// The server would not list or read it.
+    #[error("{what} {} over SQL", .path.escape_ascii())]
+    Sql {
+        /// Verb of what was tried.
+        what: &'static str,
+        /// On which path below the data directory.
+        path: Vec<u8>,
+        /// The cause.
+        source: ServerError,
+    },
+    /// A session for reading files cannot be opened.
+    #[error("open a session for reading files")]
+    Session {
+        /// The cause.
+        source: ServerError,
+    },
+    /// A session for reading files came to another server than the one that is backed up.
+    #[error("read files over SQL: the session reached another server than the one being backed up")]
+    OtherServer,
     /// The data directory cannot be opened.
     #[error("open the data directory {}", .path.display())]
     DataDirectory {
@@ -194,8 +175,27 @@ pub trait FileSource: fmt::Debug + Send + Sync {
     /// Entries that vanish while listed are left out. Memory follows the largest directory, not the cluster.
     fn walk(&self, visit: &mut dyn FnMut(FoundFile) -> ControlFlow<()>) -> Result<Vec<Warning>, FilesError>;
 
-    /// Opens a listed file.
-    fn open(&self, path: &[u8]) -> Result<Box<dyn OpenFile>, FilesError>;
+    /// A way to read what was listed, for one thread.
+    fn reader(&self) -> Box<dyn Reader + '_>;
+
+    /// How much a reader should be told at once of what it will read.
+    fn batch(&self) -> Batch {
+        Batch { bytes: 4 << 20, ranges: 64 }
+    }
+
+    /// The bytes of `pg_control`, whole and with the right CRC, and what they say.
+    ///
+    /// A backup takes them last, and takes these: the file itself may be caught half written.
+    fn read_control_file(&self) -> Result<(Vec<u8>, ControlFile), FilesError>;
+
+    /// The first `limit` bytes of a file outside the data directory, by its absolute path on the server's machine.
+    fn read_outside(&self, path: &Path, limit: usize) -> Result<Vec<u8>, FilesError>;
+
+    /// What there is to know of the data directory itself.
+    fn directory(&self) -> DirectoryFacts;
+
+    /// The clock that the files' times are taken from, nanoseconds since 1970.
+    fn clock_ns(&self) -> Result<i64, FilesError>;
 
     /// All entries at once, for tests and small clusters.
     fn list(&self) -> Result<Listing, FilesError> {
@@ -206,6 +206,47 @@ pub trait FileSource: fmt::Debug + Send + Sync {
         })?;
         Ok(Listing { files, warnings })
     }
+}
+
+/// The data directory itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryFacts {
+    /// Where it is on the server's machine.
+    pub path: PathBuf,
+    /// Its permission bits.
+    pub mode: u32,
+    /// The number of its owner, where that can be known.
+    pub owner: Option<u32>,
+}
+
+/// A piece of a listed file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range<'p> {
+    /// Of which file.
+    pub path: &'p [u8],
+    /// From this byte.
+    pub offset: u64,
+    /// So many bytes; the file may have fewer by now.
+    pub length: u64,
+}
+
+/// How much of what will be read is announced at once; a single range may be more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// In all.
+    pub bytes: u64,
+    /// Of files or parts of them.
+    pub ranges: usize,
+}
+
+/// Reads listed files, for one thread.
+pub trait Reader: fmt::Debug + Send {
+    /// Says what will be read next, in this order; what was announced before and not read is forgotten. A source that is
+    /// far away sends all of it without being asked again. Anything else may be read, too, at the cost of a question.
+    fn announce(&mut self, ranges: &[Range<'_>]) -> Result<(), FilesError>;
+
+    /// Opens a listed file. That it has vanished may show here, or when it is first read.
+    fn open(&mut self, path: &[u8]) -> Result<Box<dyn OpenFile>, FilesError>;
 }
 
 /// Everything that a source listed.

@@ -67,14 +67,31 @@ impl Report {
     }
 }
 
-/// Judges a server that is to archive by `archive_command`; see [`archive_command`] for how to spell it.
-pub fn check(facts: &ServerFacts, archive_command: &str) -> Report {
+/// How a server's WAL is to come to the repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Archiving<'a> {
+    /// The server calls pgkeep; see [`archive_command`] for how to spell it.
+    Command(&'a str),
+    /// The server's machine has no pgkeep: somebody receives the WAL from the server. Its data directory need not be seen.
+    Receiving,
+}
+
+/// Judges a server that is to be backed up by its files and WAL.
+pub fn check(facts: &ServerFacts, archiving: Archiving<'_>) -> Report {
     let mut report = Report::default();
     check_server(facts, &mut report);
-    check_role(facts, &mut report);
-    check_wal(facts, &mut report);
-    check_archive_command(facts, archive_command, &mut report);
-    check_archive_timeout(facts, &mut report);
+    check_role(facts, archiving, &mut report);
+    check_wal_level(facts, &mut report);
+    match archiving {
+        // A standby's WAL is archived by its primary.
+        _ if facts.in_recovery => {}
+        Archiving::Command(wanted) => {
+            check_archive_mode(facts, &mut report);
+            check_archive_command(facts, wanted, &mut report);
+            check_archive_timeout(facts, &mut report);
+        }
+        Archiving::Receiving => check_receiving(facts, &mut report),
+    }
     check_pages(facts, &mut report);
     report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     report
@@ -124,7 +141,9 @@ fn check_server(facts: &ServerFacts, report: &mut Report) {
         report.find(Severity::Problem, what, format!("supported are {}", supported.join(", ")));
     }
     if facts.in_recovery {
-        report.find(Severity::Problem, "this server is a standby", "take backups from its primary");
+        let hint = "its primary must archive, or `pgkeep wal receive` run; set primary_url, so that a backup can end the \
+                    segment that an idle primary is writing";
+        report.find(Severity::Advice, "this server is a standby: its WAL comes from its primary", hint);
     }
     if facts.block_size as usize != PAGE_SIZE {
         let what = format!("the server's pages have {} bytes", facts.block_size);
@@ -132,7 +151,7 @@ fn check_server(facts: &ServerFacts, report: &mut Report) {
     }
 }
 
-fn check_role(facts: &ServerFacts, report: &mut Report) {
+fn check_role(facts: &ServerFacts, archiving: Archiving<'_>, report: &mut Report) {
     let grants = grants(facts);
     if !facts.can_backup {
         let what = format!("role {} may not start and stop a backup", facts.role);
@@ -140,7 +159,12 @@ fn check_role(facts: &ServerFacts, report: &mut Report) {
     }
     if facts.data_directory.is_none() {
         let what = format!("role {} may not see where the data directory is", facts.role);
-        report.find(Severity::Problem, what, format!("as a superuser: {}", grants[2]));
+        // Through the server it is found without its name; only configuration outside it is not.
+        let severity = match archiving {
+            Archiving::Command(_) => Severity::Problem,
+            Archiving::Receiving => Severity::Advice,
+        };
+        report.find(severity, what, format!("as a superuser: {}", grants[2]));
     }
     if facts.system_identifier.is_none() || facts.catalog_version.is_none() {
         let what = format!("role {} may not read the cluster's system identifier", facts.role);
@@ -150,13 +174,38 @@ fn check_role(facts: &ServerFacts, report: &mut Report) {
     }
 }
 
-fn check_wal(facts: &ServerFacts, report: &mut Report) {
+fn check_wal_level(facts: &ServerFacts, report: &mut Report) {
     if facts.wal_level == WalLevel::Minimal {
         let what = "wal_level is minimal: the WAL lacks what a restore needs";
         report.find(Severity::Problem, what, "set wal_level = replica and restart the server");
         report.set("wal_level", "replica");
         report.needs_restart = true;
     }
+}
+
+/// The server has no pgkeep to call, so nothing needs to be set; but somebody must receive.
+fn check_receiving(facts: &ServerFacts, report: &mut Report) {
+    let receive = "WAL comes by `pgkeep wal receive`: run it all the time, anywhere";
+    if !facts.may_replicate {
+        let what = format!("role {} may not receive WAL", facts.role);
+        let hint = format!("as a superuser: ALTER ROLE {} REPLICATION;", crate::grants::quote(&facts.role));
+        report.find(Severity::Problem, what, hint);
+    }
+    if facts.archive_mode == ArchiveMode::Off {
+        report.find(Severity::Advice, "archive_mode is off, and may stay so", receive);
+        return;
+    }
+    match facts.archive_command.as_deref() {
+        Some(command) if command.contains("pgkeep") => {}
+        Some("") if facts.archive_library.as_deref().unwrap_or_default().is_empty() => {
+            let hint = format!("set archive_mode = off and restart the server; {receive}");
+            report.find(Severity::Problem, "archive_command is empty: WAL piles up on the server", hint);
+        }
+        _ => report.find(Severity::Advice, "the server archives by other means, and may go on", receive),
+    }
+}
+
+fn check_archive_mode(facts: &ServerFacts, report: &mut Report) {
     if facts.archive_mode == ArchiveMode::Off {
         let what = "archive_mode is off: no WAL is handed over";
         report.find(Severity::Problem, what, "set archive_mode = on and restart the server");

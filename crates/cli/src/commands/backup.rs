@@ -3,6 +3,7 @@
 use clap::Args;
 use operations::backup::{BackupReport, BackupRequest, backup};
 use operations::catalogue::BackupSummary;
+use operations::probe::Mode;
 use serde_json::json;
 
 use super::Session;
@@ -23,6 +24,10 @@ pub struct BackupArguments {
     /// Let the server spread its checkpoint over minutes instead of hurrying
     #[arg(long)]
     spread_checkpoint: bool,
+    /// How to read the files: auto, local (the data directory is here), sql
+    /// (through the server); logical is not built yet [default: auto]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<Mode>,
     /// What to call it
     #[arg(long, default_value = "", hide_default_value = true)]
     label: String,
@@ -35,6 +40,7 @@ pub async fn run(session: &Session, arguments: &BackupArguments) -> Outcome<u8> 
     let connection = opening::connect(settings).await?;
     let request = BackupRequest {
         cluster: settings.cluster.clone(),
+        mode: arguments.mode.unwrap_or_else(|| settings.mode()),
         label: arguments.label.clone(),
         full: arguments.full,
         reread: arguments.reread,
@@ -42,6 +48,7 @@ pub async fn run(session: &Session, arguments: &BackupArguments) -> Outcome<u8> 
         workers: settings.workers(),
         level: settings.compression_level(),
         wal_timeout: settings.duration("wal_timeout"),
+        primary: settings.primary(),
     };
     let monitor = progress::monitor(session.quiet);
     let what = format!("back up cluster {}", request.cluster);

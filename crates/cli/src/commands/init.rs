@@ -1,5 +1,6 @@
 //! `pgkeep init`: the repository, its keys, and what the server needs.
 
+mod checked;
 mod report;
 mod written_config;
 
@@ -17,7 +18,7 @@ use storage::{Location, Storage, StorageError, make_root};
 
 use super::Session;
 use crate::failure::{Class, Failure, Outcome};
-use crate::opening::storage_at;
+use crate::opening::{self, storage_at};
 use crate::settings::Settings;
 use crate::{output, secret_files, terminal};
 use report::Report;
@@ -43,6 +44,10 @@ pub struct InitArguments {
     /// Do not look at the server
     #[arg(long)]
     no_server: bool,
+    /// Only print the SQL that makes a role for physical backups of the server,
+    /// with no more rights than these need [default name: pgkeep]
+    #[arg(long, value_name = "ROLE", num_args = 0..=1, default_missing_value = "pgkeep", conflicts_with = "no_server")]
+    grants: Option<String>,
 }
 
 /// The keys that the new repository shall have.
@@ -54,6 +59,9 @@ struct Wanted {
 /// Makes the repository, or says that it is there, and checks the server.
 pub async fn run(session: &Session, arguments: &InitArguments) -> Outcome {
     let settings = &session.settings;
+    if let Some(role) = &arguments.grants {
+        return grants(session, role).await;
+    }
     let location = settings.location()?;
     let mut report = match existing(settings, &location).await? {
         Some(description) => Report::existing(settings, &location, &description),
@@ -68,6 +76,14 @@ pub async fn run(session: &Session, arguments: &InitArguments) -> Outcome {
         report.check_server(settings).await;
     }
     session.output.show(&report.to_json(), || report.text())
+}
+
+/// Prints the script for a role of this server's version; nothing is changed anywhere.
+async fn grants(session: &Session, role: &str) -> Outcome {
+    let connection = opening::connect(&session.settings).await?;
+    let major = pg::Major::from_server_version_num(connection.server_version_num());
+    let script = server::grants::script(major, role);
+    session.output.show(&serde_json::json!({"role": role, "sql": script}), || script.clone())
 }
 
 /// The description of the repository that is there already.

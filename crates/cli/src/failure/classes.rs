@@ -109,14 +109,16 @@ fn key_class(error: &KeyError) -> Class {
 fn operation_class(error: &BackupError) -> Option<Class> {
     match error {
         BackupError::NotReady { .. } => Some(Class::WrongRequest),
-        BackupError::WalMissing { .. } | BackupError::Vanished { .. } | BackupError::Changed { .. } => {
-            Some(Class::TryAgain)
-        }
+        BackupError::WalMissing { .. }
+        | BackupError::StandbyWalMissing { .. }
+        | BackupError::Vanished { .. }
+        | BackupError::Changed { .. } => Some(Class::TryAgain),
         BackupError::Server(below) => Some(server_class(below)),
         BackupError::Session(below) => session_class(below),
         BackupError::Repository(below) => repository_class(below),
         BackupError::Archive(below) => archive_class(below),
         BackupError::Codec(_) => Some(Class::Bug),
+        BackupError::Files(FilesError::OtherServer) => Some(Class::TryAgain),
         _ => None,
     }
 }
@@ -197,10 +199,10 @@ fn server_class(error: &ServerError) -> Class {
 
 fn session_class(error: &SessionError) -> Option<Class> {
     match error {
-        SessionError::InRecovery
-        | SessionError::UnsupportedMajor { .. }
-        | SessionError::InvalidLabel { .. } => Some(Class::WrongRequest),
-        SessionError::SessionLost { .. } => Some(Class::TryAgain),
+        SessionError::UnsupportedMajor { .. } | SessionError::InvalidLabel { .. } => {
+            Some(Class::WrongRequest)
+        }
+        SessionError::SessionLost { .. } | SessionError::Promoted { .. } => Some(Class::TryAgain),
         _ => None,
     }
 }
@@ -230,6 +232,9 @@ fn restore_hint(error: &RestoreError) -> Option<String> {
         }
         RestoreError::NotEmpty { .. } => {
             "name an empty or new directory, or --delta to keep what is right in this one".to_owned()
+        }
+        RestoreError::UnknownOwner { owner } if owner.is_empty() => {
+            "a backup over SQL does not know who owned the files; say who gets them: --owner USER".to_owned()
         }
         RestoreError::UnknownOwner { .. } => "say who gets the files: --owner USER".to_owned(),
         RestoreError::Tablespace { oid, .. } => {
@@ -264,6 +269,10 @@ fn plain_hint(error: AnyError<'_>) -> Option<&'static str> {
         return match error {
             BackupError::WalMissing { .. } => Some(
                 "see the server's log for what archive_command says, and `SELECT * FROM pg_stat_archiver`",
+            ),
+            BackupError::StandbyWalMissing { .. } => Some(
+                "its primary ends no segment while it is idle: set primary_url, so that this is asked of it, or run \
+                 `pgkeep wal receive`; and see what archive_command says in the primary's log",
             ),
             BackupError::Repository(below) => repository_hint(below),
             BackupError::Archive(below) => archive_hint(below),

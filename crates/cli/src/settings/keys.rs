@@ -1,5 +1,7 @@
 //! Every setting there is: its name in the file, its variables, its form.
 
+use operations::probe::MODES;
+
 /// One setting.
 #[derive(Debug)]
 pub struct Key {
@@ -126,6 +128,8 @@ pub const KEYS: &[Key] = &[
     ]),
     key("cluster", "PGKEEP_CLUSTER", Form::Text).default("main"),
     key("database_url", "PGKEEP_DATABASE_URL", Form::Text).or(&["DATABASE_URL"]).hides_password(),
+    key("primary_url", "PGKEEP_PRIMARY_URL", Form::Text).secret(),
+    key("mode", "PGKEEP_MODE", Form::Choice(&MODES)).default("auto"),
     key("key_file", "PGKEEP_KEY_FILE", Form::Path),
     key("key", "PGKEEP_KEY", Form::Text).secret(),
     key("passphrase_file", "PGKEEP_PASSPHRASE_FILE", Form::Path),

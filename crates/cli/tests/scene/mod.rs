@@ -31,7 +31,21 @@ pub struct Scene {
     pub run_as: RunAs,
     /// Given to every call of the program.
     pub variables: Vec<(String, String)>,
+    /// How backups read the files.
+    pub reading: Reading,
 }
+
+/// How backups read the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// As a superuser, from the data directory.
+    Locally,
+    /// As the role that `init --grants` makes, through the server.
+    OverSql,
+}
+
+/// The role of `init --grants`.
+pub const ROLE: &str = "pgkeep";
 
 /// What a call of the program said.
 #[derive(Debug)]
@@ -68,7 +82,8 @@ impl Scene {
         let folder = tempfile::Builder::new().prefix("pgkeep-scene-").tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let run_as = RunAs::unprivileged().unwrap();
-        let scene = Self { folder, binaries, run_as, variables: Vec::new() };
+        let reading = Reading::Locally;
+        let scene = Self { folder, binaries, run_as, variables: Vec::new(), reading };
         // The folder of the build may be closed to the user that the servers run as.
         std::fs::copy(env!("CARGO_BIN_EXE_pgkeep"), scene.program()).unwrap();
         let ours = "key_file = \"key\"\nstate_dir = \"state\"\n";
@@ -168,8 +183,22 @@ impl Scene {
     }
 
     pub fn backup(&self, server: &Throwaway, more: &[&str]) -> Value {
-        let url = server.conninfo();
-        self.json(&[&["backup", "--database-url", &url], more].concat())["backup"].clone()
+        let url = self.backup_url(server);
+        let mode = if self.reading == Reading::OverSql { "sql" } else { "local" };
+        self.json(&[&["backup", "--database-url", &url, "--mode", mode], more].concat())["backup"].clone()
+    }
+
+    /// As whom a backup connects; the role is made if need be.
+    pub fn backup_url(&self, server: &Throwaway) -> String {
+        let superuser = server.conninfo();
+        if self.reading == Reading::Locally {
+            return superuser;
+        }
+        if number(server, &format!("select count(*) from pg_roles where rolname = '{ROLE}'")) == 0 {
+            let script = self.ok(&["init", "--grants", "--database-url", &superuser]).out;
+            sql(server, &script);
+        }
+        format!("{superuser} user={ROLE}")
     }
 
     /// Restores into a new folder of this name.

@@ -130,8 +130,7 @@ pub fn start_server(
     let builder = Throwaway::builder(&scene.binaries)
         .wal_segment_size_mib(1)
         .setting("wal_level", "replica")
-        .setting("archive_mode", "on")
-        .setting("archive_command", "/bin/true");
+        .setting("archive_mode", "off");
     configure(builder).start().unwrap()
 }
 

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use repository::content::EntryKind;
 use repository::manifest::{Manifest, PageFinding, PageRef};
 use repository::pack::PackMemory;
-use server::files::{FileKind, FileSource, FoundFile};
+use server::files::{Batch, FileKind, FileSource, FoundFile};
 use tokio::runtime::Handle;
 
 use super::Context;
@@ -17,12 +17,9 @@ use super::collect::{Collected, Collector, Outcome, plain_entry};
 use super::earlier::{Earlier, EarlierPacks, EarlierStreams, Verdict};
 use super::error::BackupError;
 use super::upload::Uploader;
-use super::worker::{FileJob, Worker};
+use super::worker::{FileJob, SpanDone, Worker};
 use crate::monitor::{Event, Monitor};
 
-/// One piece of work has at most so many bytes and spans, so that small files do not cost a hand-over each.
-const WORK_BYTES: u64 = 4 << 20;
-const WORK_SPANS: usize = 64;
 /// Memory for packs, for each worker: one pack being filled, which takes up to 22 MiB, and a third of one on its way.
 const PACK_MEMORY: usize = 28 << 20;
 /// Entries that need no reading are handed to the collector in groups.
@@ -30,6 +27,7 @@ const READY_GROUP: usize = 256;
 /// Pieces that may be planned past the one that the file list waits for: what is done out of order stays in memory.
 const MAX_AHEAD: u64 = 64;
 
+/// As many spans as the source wants to know of at once, so that small files do not cost a hand-over each.
 struct Work {
     number: u64,
     spans: Vec<(Arc<FileJob>, u32)>,
@@ -62,7 +60,8 @@ pub(crate) fn copy_files(
         let workers: Vec<_> = (0..context.workers)
             .map(|_| {
                 let (work, done) = (work_out.clone(), done_in.clone());
-                let worker = Worker::new(context, source, uploader.clone(), memory.clone(), handle.clone());
+                let worker =
+                    Worker::new(context, source.reader(), uploader.clone(), memory.clone(), handle.clone());
                 scope.spawn(move || run_worker(worker, &work, &done, uploader, &context.stop, monitor))
             })
             .collect();
@@ -77,6 +76,7 @@ pub(crate) fn copy_files(
                     done: done_in,
                     number: 0,
                     written,
+                    batch: source.batch(),
                     spans: Vec::new(),
                     ready: Vec::new(),
                     bytes: 0,
@@ -139,24 +139,40 @@ fn run_worker(
             stop.store(true, Ordering::Release);
             return Ok(());
         }
-        let mut spans = Vec::with_capacity(piece.spans.len());
-        for (job, index) in &piece.spans {
-            match worker.span(job, *index) {
-                Ok(span) => {
-                    monitor.event(Event::Advanced { bytes: span.length });
-                    spans.push(span);
-                }
-                Err(error) => {
-                    stop.store(true, Ordering::Release);
-                    return Err(error);
-                }
+        let spans = match read_spans(&mut worker, &piece, stop, monitor) {
+            Ok(spans) => spans,
+            // Whoever stopped it has the reason.
+            Err(BackupError::Stopped) => return Ok(()),
+            Err(error) => {
+                stop.store(true, Ordering::Release);
+                return Err(error);
             }
-        }
+        };
         if done.send((piece.number, Outcome::Read(spans))).is_err() {
             return Ok(());
         }
     }
     worker.finish()
+}
+
+fn read_spans(
+    worker: &mut Worker<'_>,
+    piece: &Work,
+    stop: &AtomicBool,
+    monitor: &dyn Monitor,
+) -> Result<Vec<SpanDone>, BackupError> {
+    worker.announce(&piece.spans)?;
+    let mut spans = Vec::with_capacity(piece.spans.len());
+    for (job, index) in &piece.spans {
+        // A piece may be long; whoever stopped the backup shall not wait for its end.
+        if stop.load(Ordering::Acquire) {
+            return Err(BackupError::Stopped);
+        }
+        let span = worker.span(job, *index)?;
+        monitor.event(Event::Advanced { bytes: span.length });
+        spans.push(span);
+    }
+    Ok(spans)
 }
 
 /// Nobody may wait for the work of a thread that is gone.
@@ -178,6 +194,7 @@ struct Planner<'p> {
     number: u64,
     /// How many pieces are in the file list.
     written: &'p AtomicU64,
+    batch: Batch,
     spans: Vec<(Arc<FileJob>, u32)>,
     bytes: u64,
     ready: Vec<repository::content::Entry>,
@@ -233,7 +250,7 @@ impl Planner<'_> {
         for index in 0..job.spans() {
             self.spans.push((job.clone(), index));
             self.bytes += size.min(repository::content::LEAF_SPAN);
-            if self.bytes >= WORK_BYTES || self.spans.len() >= WORK_SPANS {
+            if self.bytes >= self.batch.bytes || self.spans.len() >= self.batch.ranges {
                 self.hand_over_spans();
             }
         }

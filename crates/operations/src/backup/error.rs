@@ -52,6 +52,14 @@ pub enum BackupError {
         /// How long was waited.
         waited: Duration,
     },
+    /// The same for a backup from a standby, which does not archive its own WAL.
+    #[error("WAL segment {missing} did not arrive in the repository from the primary within {} s", .waited.as_secs())]
+    StandbyWalMissing {
+        /// The first segment that is missing.
+        missing: SegmentName,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// Another part of the backup failed, and says why.
     #[error("copying was stopped")]
     Stopped,

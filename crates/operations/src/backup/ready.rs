@@ -2,51 +2,67 @@
 
 use pg::control::ControlFile;
 use repository::archive::Identity;
+use server::connection::Connection;
 use server::facts::{ArchiveMode, ServerFacts};
-use server::files::LocalFiles;
+use server::files::{FileSource, SqlFiles};
 
 use super::BackupError;
+use crate::monitor::{Event, Monitor};
+use crate::probe::{Mode, Probe, Reason, Way, find_locally};
 
-pub(crate) fn open_files(facts: &ServerFacts) -> Result<LocalFiles, BackupError> {
-    let Some(directory) = &facts.data_directory else {
-        return Err(BackupError::NotReady {
-            what: format!("role {} may not see where the data directory is", facts.role),
-            hint: "grant it pg_read_all_settings, or connect as a superuser".into(),
-        });
-    };
-    LocalFiles::new(directory).map_err(|error| match error {
-        server::files::FilesError::DataDirectory { path, source } => BackupError::NotReady {
-            what: format!("the data directory {} cannot be read here: {source}", path.display()),
-            hint: "run pgkeep on the database server, as the user that PostgreSQL runs as".into(),
-        },
-        other => other.into(),
+/// The start of the names of slots over which we receive WAL.
+const OUR_SLOTS: &str = "pgkeep_";
+
+/// The files of the server that `session` is with, in the way that was asked for and is possible.
+pub(crate) fn open_files(
+    facts: &ServerFacts,
+    session: &Connection,
+    mode: Mode,
+) -> Result<Box<dyn FileSource>, BackupError> {
+    let way = Probe::of(facts).choose(mode)?;
+    tracing::info!(%way, "the files are read");
+    Ok(match way {
+        Way::LocalFiles => Box::new(find_locally(facts)?),
+        Way::SqlFiles => Box::new(SqlFiles::new(session)?),
     })
 }
 
-pub(crate) fn check_ready(facts: &ServerFacts, control: &ControlFile) -> Result<(), BackupError> {
-    let not_ready = |what: String, hint: &str| Err(BackupError::NotReady { what, hint: hint.to_owned() });
+impl From<Reason> for BackupError {
+    fn from(Reason { what, hint }: Reason) -> Self {
+        Self::NotReady { what, hint }
+    }
+}
+
+pub(crate) fn check_ready(
+    facts: &ServerFacts,
+    control: &ControlFile,
+    monitor: &dyn Monitor,
+) -> Result<(), BackupError> {
+    let not_ready =
+        |what: &str, hint: &str| Err(BackupError::NotReady { what: what.to_owned(), hint: hint.to_owned() });
     if facts.system_identifier.is_some_and(|id| id != control.system_identifier) {
         return not_ready(
-            "the data directory on this machine belongs to another cluster than the server that answered"
-                .into(),
+            "the files that are read belong to another cluster than the server that answered",
             "run pgkeep on the machine of the server, or correct database_url",
         );
     }
-    if facts.in_recovery {
-        return not_ready("the server is a standby".into(), "take the backup from its primary");
+    // A standby says nothing of who archives for it.
+    if facts.archive_mode != ArchiveMode::Off || facts.in_recovery {
+        return Ok(());
     }
-    if !facts.can_backup {
-        let functions = if facts.version_num >= 150_000 { "pg_backup_start" } else { "pg_start_backup" };
+    let Some(slot) = facts.slots.iter().find(|slot| slot.name.starts_with(OUR_SLOTS)) else {
         return not_ready(
-            format!("role {} may not take backups", facts.role),
-            &format!("grant it EXECUTE on {functions} and its counterpart, or connect as a superuser"),
+            "archive_mode is off, so the WAL that a backup needs would never arrive",
+            "set archive_mode = on and archive_command as `pgkeep init` prints them, then restart PostgreSQL; \
+             or run `pgkeep wal receive`, which needs neither",
         );
-    }
-    if facts.archive_mode == ArchiveMode::Off {
-        return not_ready(
-            "archive_mode is off, so the WAL that a backup needs would never arrive".into(),
-            "set archive_mode = on and archive_command as `pgkeep init` prints them, then restart PostgreSQL",
+    };
+    if !slot.active {
+        let name = &slot.name;
+        let text = format!(
+            "nobody receives from slot {name}: the backup waits for its WAL until `pgkeep wal receive` runs"
         );
+        monitor.event(Event::Warning(text));
     }
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! What the manifest records before the copying begins: the server, and configuration outside its data directory.
 
+use std::path::Path;
+
 use pg::control::ControlFile;
 use repository::manifest::{BackupKind, ConfigFile, Manifest, ServerRecord, Span, TablespaceRecord};
 use server::backup::Started;
 use server::facts::ServerFacts;
+use server::files::{FileSource, FilesError};
 
 use super::{BackupRequest, Plan};
 
@@ -17,10 +20,11 @@ pub(crate) fn begin_manifest(
     facts: &ServerFacts,
     control: &ControlFile,
     started: &Started,
+    source: &dyn FileSource,
 ) -> Manifest {
     use std::os::unix::ffi::OsStrExt as _;
-    let directory = facts.data_directory.clone().unwrap_or_default();
-    let metadata = std::fs::metadata(&directory).ok();
+    let directory = source.directory();
+    let (config_files, unreadable) = outside_configuration(facts, &directory.path, source);
     let tablespace = |tablespace: &server::facts::Tablespace| TablespaceRecord {
         oid: tablespace.oid,
         location: tablespace.location.as_os_str().as_bytes().to_vec(),
@@ -42,11 +46,9 @@ pub(crate) fn begin_manifest(
             wal_segment_size: control.wal_segment_size.bytes(),
             block_size: control.block_size,
             data_checksums: control.has_data_checksums(),
-            data_directory: directory.to_string_lossy().into_owned(),
-            owner: metadata.as_ref().and_then(owner_name).unwrap_or_default(),
-            directory_mode: metadata.map_or(0o700, |metadata| {
-                std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777
-            }),
+            data_directory: directory.path.to_string_lossy().into_owned(),
+            owner: directory.owner.and_then(crate::owner::name_of).unwrap_or_default(),
+            directory_mode: directory.mode,
             tablespaces: facts
                 .tablespaces
                 .iter()
@@ -66,29 +68,41 @@ pub(crate) fn begin_manifest(
         reread_at_us: reread_at,
         program: concat!("pgkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
         label: request.label.clone(),
-        warnings: plan.rolled_back.iter().map(ToString::to_string).collect(),
-        config_files: outside_configuration(facts, &directory),
+        warnings: plan.rolled_back.iter().map(ToString::to_string).chain(unreadable).collect(),
+        config_files,
         ..Manifest::default()
     }
 }
 
-/// Configuration files that lie outside the data directory; one that cannot be read is left out with a word in the log.
-fn outside_configuration(facts: &ServerFacts, directory: &std::path::Path) -> Vec<ConfigFile> {
+/// Configuration files that lie outside the data directory; and a warning for each that cannot be read.
+fn outside_configuration(
+    facts: &ServerFacts,
+    directory: &Path,
+    source: &dyn FileSource,
+) -> (Vec<ConfigFile>, Vec<String>) {
     let all = [&facts.config_file, &facts.hba_file, &facts.ident_file];
-    let outside = all.into_iter().flatten().filter(|path| !path.starts_with(directory));
-    let read = |path: &std::path::PathBuf| match std::fs::read(path) {
-        Ok(content) if content.len() <= MAX_CONFIG => {
-            Some(ConfigFile { path: path.to_string_lossy().into_owned(), content })
-        }
-        Ok(_) => None,
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "a configuration file is not in the backup");
-            None
-        }
-    };
-    outside.filter_map(read).collect()
+    let (mut files, mut warnings) = (Vec::new(), Vec::new());
+    for path in all.into_iter().flatten().filter(|path| !path.starts_with(directory)) {
+        let why = match source.read_outside(path, MAX_CONFIG + 1) {
+            Ok(content) if content.len() <= MAX_CONFIG => {
+                files.push(ConfigFile { path: path.to_string_lossy().into_owned(), content });
+                continue;
+            }
+            Ok(_) => "it is too long".to_owned(),
+            Err(error) => reason(&error),
+        };
+        warnings.push(format!("the configuration file {} is not in the backup: {why}", path.display()));
+    }
+    (files, warnings)
 }
 
-fn owner_name(metadata: &std::fs::Metadata) -> Option<String> {
-    crate::owner::name_of(std::os::unix::fs::MetadataExt::uid(metadata))
+fn reason(error: &FilesError) -> String {
+    match error {
+        FilesError::Sql { source, .. } if source.is_permission_denied() => {
+            "the role is not a member of pg_read_server_files".to_owned()
+        }
+        FilesError::Sql { source, .. } => source.to_string(),
+        FilesError::Io { source, .. } => source.to_string(),
+        other => other.to_string(),
+    }
 }

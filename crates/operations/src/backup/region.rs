@@ -28,7 +28,7 @@ impl<'c> Region<'c> {
     }
 
     /// Reads `wanted` bytes, less at the end of the file, and digests their pages. Everything that passes over the bytes
-    /// does so while they are in the processor's nearest caches. Returns how many there were.
+    /// does so while they are in the processor's nearest caches. Returns how many there were; `None` if the file is gone.
     pub(crate) fn read(
         &mut self,
         file: &dyn OpenFile,
@@ -37,14 +37,21 @@ impl<'c> Region<'c> {
         wanted: usize,
         first_block: Option<u32>,
         done: &mut SpanDone,
-    ) -> Result<usize, BackupError> {
+    ) -> Result<Option<usize>, BackupError> {
         self.digests.clear();
         let mut bytes = std::mem::take(&mut self.bytes);
         let mut len = 0;
         while len < wanted {
             let step = READ.min(wanted - len);
             let at = offset + len as u64;
-            let got = file.read_at(at, &mut bytes[len..len + step])?;
+            let got = match file.read_at(at, &mut bytes[len..len + step]) {
+                Ok(got) => got,
+                Err(error) if error.is_vanished() && len > 0 => break,
+                Err(error) => {
+                    self.bytes = bytes;
+                    return if error.is_vanished() { Ok(None) } else { Err(error.into()) };
+                }
+            };
             if let Some(first_block) = first_block {
                 let block = first_block + (at / PAGE as u64) as u32;
                 self.verify(file, path, &mut bytes[len..len + got], at, block, done)?;
@@ -60,7 +67,7 @@ impl<'c> Region<'c> {
             }
         }
         self.bytes = bytes;
-        Ok(len)
+        Ok(Some(len))
     }
 
     /// Checks the pages' checksums; a page that was being written while it was read is read again.

@@ -7,8 +7,7 @@
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-use server::files::OpenFile;
+use server::files::{OpenFile, file_clock_ns};
 
 /// Above what the clock for file times goes on by, 1 to 10 ms.
 const STEP: Duration = Duration::from_millis(50);
@@ -17,7 +16,8 @@ const COARSE_STEP: Duration = Duration::from_secs(2);
 
 /// Whether the change time with which the file was listed tells of every change from now on; the file must be read after this
 /// call. What the checkpoint at the beginning of the backup wrote is waited for, a moment: it is often all that there is
-/// to read, now and the next time. What was changed since then is not trusted.
+/// to read, now and the next time. What was changed since then is not trusted. `started_ns` is by the clock that the file's
+/// times are from; over SQL that is the server's, and the wait is none: there the coarse rule holds.
 pub(crate) fn wait(file: &dyn OpenFile, ctime_ns: i64, started_ns: i64) -> bool {
     if ctime_ns > started_ns {
         return false;
@@ -47,12 +47,6 @@ fn has_fraction(time_ns: i64) -> bool {
 fn rest(now_ns: i64, ctime_ns: i64, step: Duration) -> Option<Duration> {
     let rest = ctime_ns.saturating_add(step.as_nanos() as i64).saturating_sub(now_ns);
     (rest >= 0).then(|| Duration::from_nanos(rest as u64 + 1).min(step))
-}
-
-/// The clock that local file systems take their times from, nanoseconds since 1970.
-pub(crate) fn file_clock_ns() -> i64 {
-    let now = clock_gettime(ClockId::RealtimeCoarse);
-    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use repository::content::{Entry, Extent, ExtentBuilder, LEAF_SPAN};
 use repository::manifest::PageFinding;
 use repository::pack::{PackMemory, PackWriter};
 use repository::pages::PageAt;
-use server::files::{FileSource, FoundFile, OpenFile};
+use server::files::{FoundFile, OpenFile, Range, Reader};
 use tokio::runtime::Handle;
 
 use super::error::{BackupError, display_path};
@@ -29,6 +29,12 @@ pub(crate) struct FileJob {
 impl FileJob {
     pub(crate) fn spans(&self) -> u32 {
         self.found.size.div_ceil(LEAF_SPAN).max(1) as u32
+    }
+
+    /// Where a span begins and ends, by the size with which the file was listed.
+    fn span(&self, index: u32) -> (u64, u64) {
+        let start = u64::from(index) * LEAF_SPAN;
+        (start, (start + LEAF_SPAN).min(self.found.size))
     }
 }
 
@@ -53,7 +59,7 @@ pub(crate) struct SpanDone {
 
 pub(crate) struct Worker<'c> {
     context: &'c Context,
-    source: &'c dyn FileSource,
+    reader: Box<dyn Reader + 'c>,
     uploader: Uploader,
     handle: Handle,
     codec: Codec,
@@ -70,14 +76,14 @@ pub(crate) struct Worker<'c> {
 impl<'c> Worker<'c> {
     pub(crate) fn new(
         context: &'c Context,
-        source: &'c dyn FileSource,
+        reader: Box<dyn Reader + 'c>,
         uploader: Uploader,
         memory: PackMemory,
         handle: Handle,
     ) -> Self {
         Self {
             context,
-            source,
+            reader,
             uploader,
             handle,
             codec: Codec::new(context.level),
@@ -89,6 +95,18 @@ impl<'c> Worker<'c> {
             digests: Vec::with_capacity(MAX_CHUNK / PAGE),
             open: None,
         }
+    }
+
+    /// Says which spans will be read next, in this order.
+    pub(crate) fn announce(&mut self, spans: &[(Arc<FileJob>, u32)]) -> Result<(), BackupError> {
+        let ranges: Vec<Range<'_>> = spans
+            .iter()
+            .map(|(job, index)| {
+                let (offset, end) = job.span(*index);
+                Range { path: &job.found.path, offset, length: end - offset }
+            })
+            .collect();
+        Ok(self.reader.announce(&ranges)?)
     }
 
     /// Reads one span of a file.
@@ -112,8 +130,7 @@ impl<'c> Worker<'c> {
             return Ok(done);
         };
         done.settled = settled::wait(&*file, job.found.ctime_ns, self.context.started_ns);
-        let start = u64::from(index) * LEAF_SPAN;
-        let end = (start + LEAF_SPAN).min(job.found.size);
+        let (start, end) = job.span(index);
         let earlier = self.earlier_pages(job, index);
         let first_block = self.first_block(path);
         if end - start == LEAF_SPAN && earlier.is_empty() {
@@ -124,7 +141,11 @@ impl<'c> Worker<'c> {
         let mut at = start;
         while at < end {
             let wanted = (end - at).min(MAX_CHUNK as u64) as usize;
-            let len = self.region.read(&*file, path, at, wanted, first_block, &mut done)?;
+            let Some(len) = self.region.read(&*file, path, at, wanted, first_block, &mut done)? else {
+                // Where nothing is held open, a file may go away at any read: what there was ends here.
+                done.vanished = at == start;
+                break;
+            };
             done.new_bytes += self.store_region(len, (at - start) as usize / PAGE, &earlier, &mut builder)?;
             done.length += len as u64;
             at += len as u64;
@@ -144,7 +165,7 @@ impl<'c> Worker<'c> {
         {
             return Ok(Some(file));
         }
-        match self.source.open(path) {
+        match self.reader.open(path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.is_vanished() => Ok(None),
             Err(error) => Err(error.into()),

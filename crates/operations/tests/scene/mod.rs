@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use operations::backup::{BackupError, BackupRequest, backup};
 use operations::monitor::Silent;
+use operations::probe::Mode;
 use operations::restore::{RestoreRequest, execute, plan};
 use pg::recovery::{RecoveryTarget, TargetAction, TargetTimeline};
 use pg::wal::{FileName, SegmentSize};
@@ -33,6 +34,8 @@ pub struct Scene {
     /// Full access, with this host's cache in `local()`.
     pub repository: Arc<Repository>,
     pub cluster: ClusterName,
+    /// How the files are read.
+    pub mode: Mode,
     carried: Mutex<HashSet<String>>,
 }
 
@@ -77,6 +80,7 @@ impl Scene {
             description,
             repository: Arc::new(repository),
             cluster: ClusterName::new("main").unwrap(),
+            mode: Mode::Local,
             carried: Mutex::default(),
         }
     }
@@ -94,6 +98,11 @@ impl Scene {
     /// The repository opened with everything, on another storage and without a cache.
     pub fn readable(&self, storage: Arc<dyn Storage>) -> Arc<Repository> {
         self.opened(storage, Access::Full(self.keyring.clone()), None)
+    }
+
+    /// A scene whose backups read the files in this way.
+    pub async fn reading(mode: Mode) -> Self {
+        Self { mode, ..Self::new().await }
     }
 
     pub fn sql(&self, script: &str) {
@@ -156,6 +165,7 @@ impl Scene {
     pub fn backup_request(&self, full: bool) -> BackupRequest {
         BackupRequest {
             cluster: self.cluster.clone(),
+            mode: self.mode,
             label: String::new(),
             full,
             reread: false,
@@ -163,6 +173,7 @@ impl Scene {
             workers: 2,
             level: 1,
             wal_timeout: Duration::from_secs(60),
+            primary: None,
         }
     }
 
@@ -195,7 +206,13 @@ impl Scene {
             restore_command: format!("cp {}/%f %p", self.folder.path().join("wal").display()),
             up_to_gap_command: None,
             keep_archiving: false,
-            owner: None,
+            // What came over SQL does not know its owner, whom root must name.
+            owner: self
+                .server
+                .run_as()
+                .ids()
+                .filter(|_| self.mode == Mode::Sql)
+                .map(|(uid, _)| uid.to_string()),
             workers: 2,
         }
     }

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::throwaway::{StopMode, Throwaway, testing};
+use crate::throwaway::{Throwaway, testing};
 
 #[test]
 fn a_backup_gives_what_a_restore_needs() {
@@ -41,8 +41,8 @@ fn a_lost_session_is_a_lost_backup() {
 }
 
 #[test]
-fn standbys_bad_labels_and_small_wal_are_refused() {
-    let mut server = Throwaway::builder(&testing::binaries())
+fn bad_labels_and_small_wal_are_refused() {
+    let server = Throwaway::builder(&testing::binaries())
         .setting("wal_level", "minimal")
         .setting("max_wal_senders", "0")
         .start()
@@ -52,17 +52,27 @@ fn standbys_bad_labels_and_small_wal_are_refused() {
     let error = BackupSession::start(server.connect().unwrap(), "x", true).unwrap_err();
     assert!(matches!(error, BackupError::Refused { what: "start", .. }), "{error:?}");
     assert!(!error.is_transient());
+}
 
-    server.stop(StopMode::Fast).unwrap();
-    let conf = server.data_directory().join("postgresql.conf");
-    let text = fs::read_to_string(&conf).unwrap() + "wal_level = replica\n";
-    fs::write(&conf, text).unwrap();
-    server.restart().unwrap();
-    server.stop(StopMode::Fast).unwrap();
-    let signal = server.data_directory().join("standby.signal");
-    fs::write(&signal, "").unwrap();
-    server.run_as().give(&signal).unwrap();
-    server.start().unwrap();
-    let error = BackupSession::start(server.connect().unwrap(), "x", true).unwrap_err();
-    assert!(matches!(error, BackupError::InRecovery), "{error:?}");
+#[test]
+fn a_standby_gives_a_backup_of_its_own_and_none_once_it_is_promoted() {
+    let primary = testing::started();
+    primary.connect().unwrap().run_script("CREATE TABLE t AS SELECT generate_series(1, 10000) i").unwrap();
+    let standby = Throwaway::builder(&testing::binaries()).start_standby_of(&primary).unwrap();
+    let session = BackupSession::start(standby.connect().unwrap(), "aside", true).unwrap();
+    let started = session.started().clone();
+    assert!(started.from_standby);
+    assert_eq!(Some(started.timeline), TimelineId::new(1));
+    let stopped = session.stop(false).unwrap();
+    assert_eq!(
+        (stopped.label.start_lsn, stopped.label.start_timeline),
+        (started.start_lsn, started.timeline)
+    );
+    assert!(stopped.stop_lsn >= started.start_lsn);
+    assert!(String::from_utf8_lossy(&stopped.label_file).contains("BACKUP FROM: standby"));
+
+    let session = BackupSession::start(standby.connect().unwrap(), "doomed", true).unwrap();
+    standby.connect().unwrap().query_one("SELECT pg_promote(true, 60)", &[]).unwrap();
+    let error = session.stop(false).unwrap_err();
+    assert!(matches!(error, BackupError::Promoted { .. }) && error.is_transient(), "{error:?}");
 }

@@ -13,12 +13,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pq_sys::{ConnStatusType, ExecStatusType, PGconn, PGresult};
 
 pub(super) use answer::Answer;
+pub use answer::CopyMessage;
 pub(super) use conninfo::parse_conninfo;
 
 use super::Notice;
 use super::error::ServerError;
 use super::settings::Keyword;
-pub(super) use answer::CopyMessage;
 use answer::{copy_text, field};
 pub(super) use copy_both::CopyStep;
 
@@ -97,15 +97,13 @@ impl Session {
         sql: &CStr,
         visit: &mut dyn FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        // SAFETY: a live connection and a string that outlives the call.
-        let result = unsafe { pq_sys::PQexec(self.conn.as_ptr(), sql.as_ptr()) };
-        self.expect_copy_out(result)?;
+        self.begin_copy_out(sql)?;
         let mut refused = None;
         while let Some(message) = self.next_copy_message() {
             if refused.is_some() {
                 continue;
             }
-            if let Err(error) = visit(message.bytes()) {
+            if let Err(error) = visit(message.as_ref()) {
                 self.cancel();
                 refused = Some(error);
             }
@@ -115,6 +113,24 @@ impl Session {
             Some(error) => Err(error),
             None => ended.map_err(E::from),
         }
+    }
+
+    pub(super) fn begin_copy_out(&mut self, sql: &CStr) -> Result<(), ServerError> {
+        // SAFETY: a live connection and a string that outlives the call.
+        let result = unsafe { pq_sys::PQexec(self.conn.as_ptr(), sql.as_ptr()) };
+        self.expect_copy_out(result)
+    }
+
+    pub(super) fn pull_copy_message(&mut self) -> Result<Option<CopyMessage>, ServerError> {
+        match self.next_copy_message() {
+            Some(message) => Ok(Some(message)),
+            None => self.finish_copy().map(|()| None),
+        }
+    }
+
+    pub(super) fn backend_pid(&self) -> i32 {
+        // SAFETY: a live connection; the call only reads it.
+        unsafe { pq_sys::PQbackendPID(self.conn.as_ptr()) }
     }
 
     pub(super) fn server_version(&self) -> u32 {
@@ -142,6 +158,11 @@ impl Session {
     pub(super) fn host(&mut self) -> String {
         // SAFETY: a live connection; the text is copied.
         unsafe { copy_text(pq_sys::PQhost(self.conn.as_ptr())) }
+    }
+
+    pub(super) fn host_address(&mut self) -> String {
+        // SAFETY: as for `host`; empty for a socket.
+        unsafe { copy_text(pq_sys::PQhostaddr(self.conn.as_ptr())) }
     }
 
     pub(super) fn port(&mut self) -> String {

@@ -66,22 +66,22 @@ const WAL_HEADER: usize = 25;
 impl WalData {
     /// The position of the first byte.
     pub fn start(&self) -> u64 {
-        be_u64(&self.0.bytes()[1..])
+        be_u64(&self.0.as_ref()[1..])
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.0.bytes()[WAL_HEADER..]
+        &self.0.as_ref()[WAL_HEADER..]
     }
 
     /// The end of the server's WAL when it was sent.
     pub fn server_end(&self) -> Option<Lsn> {
-        Lsn::new(be_u64(&self.0.bytes()[9..]))
+        Lsn::new(be_u64(&self.0.as_ref()[9..]))
     }
 
     /// The server's clock when it was sent.
     pub fn sent_at(&self) -> Option<Timestamp> {
-        clock(&self.0.bytes()[17..])
+        clock(&self.0.as_ref()[17..])
     }
 }
 
@@ -219,7 +219,7 @@ impl Replication {
 }
 
 fn read_message(message: CopyMessage) -> Result<Message, ServerError> {
-    let bytes = message.bytes();
+    let bytes = message.as_ref();
     match bytes.first() {
         Some(b'w') if bytes.len() >= WAL_HEADER => Ok(Message::Wal(WalData(message))),
         Some(b'k') if bytes.len() >= 18 => {

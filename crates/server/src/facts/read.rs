@@ -13,8 +13,10 @@ use pg::version::BackupFunctions;
 use pg::wal::{SegmentName, SegmentSize};
 use pg::{Lsn, Major, TimelineId};
 
-use super::{ArchiveMode, ServerFacts, Tablespace};
+use super::{ArchiveMode, ServerFacts, Tablespace, slots};
 use crate::connection::{Connection, ServerError};
+use crate::grants::{FILE_FUNCTIONS, SWITCH_FUNCTION};
+use crate::pooler::Pooler;
 
 const SETTINGS: [&str; 15] = [
     "server_version",
@@ -37,7 +39,9 @@ const SETTINGS: [&str; 15] = [
 const WHO_AND_WHERE: &str = "
     SELECT CURRENT_USER, r.rolsuper, r.rolreplication, pg_catalog.pg_is_in_recovery(),
            (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8,
-           pg_catalog.current_database(), pg_catalog.getdatabaseencoding(), pg_catalog.inet_server_addr() IS NULL
+           pg_catalog.current_database(), pg_catalog.getdatabaseencoding(), pg_catalog.inet_server_addr() IS NULL,
+           pg_catalog.pg_backend_pid(), pg_catalog.pg_has_role(CURRENT_USER, 'pg_read_server_files', 'USAGE'),
+           (EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::pg_catalog.int8
     FROM pg_catalog.pg_roles r WHERE r.rolname = CURRENT_USER";
 
 pub(super) fn in_transaction(connection: &Connection) -> Result<ServerFacts, ServerError> {
@@ -78,18 +82,29 @@ pub(super) fn in_transaction(connection: &Connection) -> Result<ServerFacts, Ser
         is_superuser: who.boolean(1)?,
         may_replicate: who.boolean(1)? || who.boolean(2)?,
         can_backup: can_backup(connection, major)?,
+        missing_file_functions: missing_file_functions(connection)?,
+        reads_server_files: who.boolean(9)?,
+        may_switch_wal: may_execute(connection, &format!("pg_catalog.{SWITCH_FUNCTION}"))?,
+        slots: slots::read(connection)?,
+        // A pooler hands out a key of its own for cancelling, which names no process of the server.
+        pooler: (who.parse::<i32>(8)? != connection.backend_pid())
+            .then(|| Pooler::at(&connection.host(), &connection.port())),
         timeline,
         lsn,
         tablespaces: read_tablespaces(connection)?,
-        server_time: Timestamp::from_microsecond(who.parse(4)?).map_err(|error| {
-            ServerError::UnexpectedAnswer { what: format!("the server's clock: {error}") }
-        })?,
+        server_time: moment(who.parse(4)?)?,
+        started: moment(who.parse(10)?)?,
         database: lossy(who.bytes(5)),
         encoding: who.required(6)?.to_owned(),
         host: connection.host(),
         port: connection.port(),
         over_socket: who.boolean(7)?,
     })
+}
+
+fn moment(microseconds: i64) -> Result<Timestamp, ServerError> {
+    Timestamp::from_microsecond(microseconds)
+        .map_err(|error| ServerError::UnexpectedAnswer { what: format!("the server's clock: {error}") })
 }
 
 /// Server parameters by name, those that our role may see.
@@ -181,6 +196,16 @@ fn can_backup(connection: &Connection, major: Major) -> Result<bool, ServerError
     let functions = major.facts().map_or(BackupFunctions::Renamed, |facts| facts.backup_functions);
     Ok(may_execute(connection, &format!("pg_catalog.{}", functions.start_signature()))?
         && may_execute(connection, &format!("pg_catalog.{}", functions.stop_signature()))?)
+}
+
+fn missing_file_functions(connection: &Connection) -> Result<Vec<&'static str>, ServerError> {
+    let mut missing = Vec::new();
+    for function in FILE_FUNCTIONS {
+        if !may_execute(connection, &format!("pg_catalog.{function}"))? {
+            missing.push(function);
+        }
+    }
+    Ok(missing)
 }
 
 /// Whether our role may call a function; false as well where there is none of that name and arguments.

@@ -1,27 +1,23 @@
 //! A data directory on this machine.
 
+mod tree;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
 
 use pg::Major;
 use pg::control::ControlFile;
-use pg::datadir::{CONTROL_FILE, tablespace_version_directory};
+use pg::datadir::tablespace_version_directory;
+use rustix::time::{ClockId, clock_gettime};
 
-use super::{FileSource, FilesError, FoundFile, OpenFile, Warning, open, walk};
-
-/// How often `pg_control` is read again when its CRC does not match, and after what pause. The server may be just
-/// writing it, which the file system may show half done; its own tools try 10 times (`get_controlfile`).
-const CONTROL_TRIES: u32 = 10;
-const CONTROL_PAUSE: Duration = Duration::from_millis(20);
-
-/// No control file is longer: `PG_CONTROL_FILE_SIZE`, `catalog/pg_control.h`.
-const CONTROL_FILE_SIZE: usize = 8192;
+use super::{
+    DirectoryFacts, FileSource, FilesError, FoundFile, OpenFile, Range, Reader, Warning, cluster, open, walk,
+};
 
 /// The files of a cluster whose data directory is on this machine.
 ///
@@ -54,9 +50,7 @@ impl LocalFiles {
             version_directory: String::new(),
             tablespaces: Mutex::default(),
         };
-        let mut text = [0; 64];
-        let length = required(files.read_at(b"PG_VERSION", 0, &mut text))?;
-        files.major = String::from_utf8_lossy(&text[..length]).parse()?;
+        files.major = cluster::read_major(|path, length| files.read_small(path, length))?;
         let (_, control) = files.read_control_file()?;
         files.version_directory = tablespace_version_directory(files.major, control.catalog_version);
         Ok(files)
@@ -72,29 +66,21 @@ impl LocalFiles {
         self.major
     }
 
-    /// Reads a listed file once. For several reads of one file, [`FileSource::open`] it.
+    /// Reads a listed file once. For several reads of one file, [`LocalFiles::open`] it.
     pub fn read_at(&self, path: &[u8], offset: u64, buffer: &mut [u8]) -> Result<usize, FilesError> {
         self.open(path)?.read_at(offset, buffer)
     }
 
-    /// The bytes of `pg_control`, whole and with the right CRC, and what they say.
-    ///
-    /// A backup takes them last, and takes these: the file itself may be caught half written.
-    pub fn read_control_file(&self) -> Result<(Vec<u8>, ControlFile), FilesError> {
-        let mut tries = 1;
-        loop {
-            let mut bytes = vec![0; CONTROL_FILE_SIZE];
-            let length = required(self.read_at(CONTROL_FILE, 0, &mut bytes))?;
-            bytes.truncate(length);
-            match ControlFile::parse(&bytes) {
-                Ok(control) => return Ok((bytes, control)),
-                Err(error) if error.is_transient() && tries < CONTROL_TRIES => {
-                    tries += 1;
-                    thread::sleep(CONTROL_PAUSE);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+    /// Opens a listed file.
+    pub fn open(&self, path: &[u8]) -> Result<Box<dyn OpenFile>, FilesError> {
+        Ok(Box::new(open::open(self, path)?))
+    }
+
+    fn read_small(&self, path: &[u8], length: usize) -> Result<Vec<u8>, FilesError> {
+        let mut bytes = vec![0; length];
+        let length = self.read_at(path, 0, &mut bytes)?;
+        bytes.truncate(length);
+        Ok(bytes)
     }
 }
 
@@ -103,15 +89,53 @@ impl FileSource for LocalFiles {
         walk::walk(self, visit)
     }
 
-    fn open(&self, path: &[u8]) -> Result<Box<dyn OpenFile>, FilesError> {
-        Ok(Box::new(open::open(self, path)?))
+    fn reader(&self) -> Box<dyn Reader + '_> {
+        Box::new(LocalReader(self))
+    }
+
+    fn read_control_file(&self) -> Result<(Vec<u8>, ControlFile), FilesError> {
+        cluster::read_control_file(|path, length| self.read_small(path, length))
+    }
+
+    fn read_outside(&self, path: &Path, limit: usize) -> Result<Vec<u8>, FilesError> {
+        use std::io::Read as _;
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(limit as u64).read_to_end(&mut bytes));
+        let path = path.as_os_str().as_encoded_bytes().to_vec();
+        read.map_err(|source| FilesError::Io { what: "read", path, source })?;
+        Ok(bytes)
+    }
+
+    fn directory(&self) -> DirectoryFacts {
+        let metadata = std::fs::metadata(&self.data_directory).ok();
+        DirectoryFacts {
+            path: self.data_directory.clone(),
+            mode: metadata.as_ref().map_or(0o700, |metadata| metadata.mode() & 0o7777),
+            owner: metadata.map(|metadata| metadata.uid()),
+        }
+    }
+
+    fn clock_ns(&self) -> Result<i64, FilesError> {
+        Ok(file_clock_ns())
     }
 }
 
-/// Turns "vanished" into "missing", for files that no running cluster is without.
-fn required<T>(result: Result<T, FilesError>) -> Result<T, FilesError> {
-    result.map_err(|error| match error {
-        FilesError::Vanished { path } => FilesError::Missing { path },
-        other => other,
-    })
+/// The clock that local file systems take their times from, nanoseconds since 1970.
+pub fn file_clock_ns() -> i64 {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+}
+
+/// Opens what is asked for; nothing is gained by knowing before.
+#[derive(Debug)]
+struct LocalReader<'f>(&'f LocalFiles);
+
+impl Reader for LocalReader<'_> {
+    fn announce(&mut self, _: &[Range<'_>]) -> Result<(), FilesError> {
+        Ok(())
+    }
+
+    fn open(&mut self, path: &[u8]) -> Result<Box<dyn OpenFile>, FilesError> {
+        self.0.open(path)
+    }
 }

@@ -1,15 +1,16 @@
-//! Listing a data directory in byte order of the paths.
+//! Walking the files of a cluster in byte order of their paths, wherever they are.
+//!
+//! A [`Place`] answers what is in a directory; what of that belongs in a backup, and in which order, is decided here, so
+//! that a cluster is the same cluster whichever way it is read.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use pg::datadir::{RelationFile, Rule, classify};
-use rustix::fs::{AtFlags, Dir, FileType, Stat, readlinkat, statat};
-use rustix::io::Errno;
 
-use super::open::{io_error, metadata_of, open_directory, tablespace};
-use super::{FileKind, FilesError, FoundFile, LocalFiles, Warning};
+use super::{FileKind, FileMetadata, FilesError, FoundFile, Warning};
 
 /// What no cluster is without. A listing that lacks one of them is of something else, or of a cluster being destroyed.
 const ESSENTIAL: [&[u8]; 4] = [b"PG_VERSION", b"global/pg_control", b"global/pg_filenode.map", b"pg_xact"];
@@ -17,12 +18,73 @@ const ESSENTIAL: [&[u8]; 4] = [b"PG_VERSION", b"global/pg_control", b"global/pg_
 /// Directories below `pg_wal` that the server expects there; kept, empty, like `pg_wal` itself.
 const BELOW_WAL: [&[u8]; 2] = [b"pg_wal/archive_status", b"pg_wal/summaries"];
 
+/// Directories in one another, at most. PostgreSQL has five; past this somebody made a loop that could not be told from
+/// directories.
+const DEPTH_MAX: usize = 32;
+
 pub(super) type Visit<'a> = dyn FnMut(FoundFile) -> ControlFlow<()> + 'a;
 
+/// What an entry is, seen without following it where links can be told.
+pub(super) enum Look {
+    File(FileMetadata),
+    Directory(FileMetadata),
+    Link {
+        metadata: FileMetadata,
+        target: Vec<u8>,
+    },
+    /// A socket, a pipe, a device.
+    Special,
+    /// The place could not look, and says so by this.
+    Refused(Warning),
+}
+
+/// A data directory somewhere. `None` everywhere means that the entry has vanished.
+pub(super) trait Place {
+    /// A directory that can be asked for what is in it.
+    type Directory;
+
+    /// Whether directories may be links that could not be told from directories.
+    fn may_follow_links(&self) -> bool;
+
+    /// The one directory in each tablespace that is this cluster's, `PG_15_202209061`.
+    fn version_directory(&self) -> &str;
+
+    /// The data directory.
+    fn root(&self) -> Result<Self::Directory, FilesError>;
+
+    /// A directory in another one.
+    fn open(
+        &self,
+        parent: &Self::Directory,
+        name: &[u8],
+        path: &[u8],
+    ) -> Result<Option<Self::Directory>, FilesError>;
+
+    /// The directory of a tablespace, through its link or, for one that lies in place, as it is.
+    fn open_tablespace(&self, path: &[u8]) -> Result<Option<Self::Directory>, FilesError>;
+
+    /// The names in a directory, each once, in byte order.
+    #[allow(clippy::type_complexity, reason = "names of an open directory, and whether it is still there")]
+    fn names<'d>(
+        &self,
+        directory: &'d Self::Directory,
+        path: &[u8],
+    ) -> Result<Option<Cow<'d, [Vec<u8>]>>, FilesError>;
+
+    /// What a directory's entry is.
+    fn look(&self, directory: &Self::Directory, name: &[u8], path: &[u8])
+    -> Result<Option<Look>, FilesError>;
+
+    /// The attributes of the directory at `path`, links followed; `None` too when it is none.
+    fn directory_at(&self, path: &[u8]) -> Result<Option<FileMetadata>, FilesError>;
+}
+
 /// Hands everything that belongs in a backup to `visit`.
-pub(super) fn walk(files: &LocalFiles, visit: &mut Visit<'_>) -> Result<Vec<Warning>, FilesError> {
-    let mut walker = Walker { files, visit, warnings: Vec::new(), missing: ESSENTIAL.to_vec() };
-    let outcome = walker.directory(files.root.as_fd(), b"")?;
+pub(super) fn walk<P: Place>(place: &P, visit: &mut Visit<'_>) -> Result<Vec<Warning>, FilesError> {
+    let mut walker =
+        Walker { place, visit, warnings: Vec::new(), missing: ESSENTIAL.to_vec(), above: Vec::new() };
+    let root = place.root()?;
+    let outcome = walker.directory(&root, b"")?;
     match walker.missing.first() {
         Some(path) if outcome.is_continue() => Err(FilesError::Missing { path: path.to_vec() }),
         _ => Ok(walker.warnings),
@@ -40,11 +102,13 @@ enum Below {
     Wal,
 }
 
-struct Walker<'a, 'v> {
-    files: &'a LocalFiles,
+struct Walker<'a, 'v, P> {
+    place: &'a P,
     visit: &'a mut Visit<'v>,
     warnings: Vec<Warning>,
     missing: Vec<&'static [u8]>,
+    /// Digests of the names in the directories above, by which one that leads back is known.
+    above: Vec<u64>,
 }
 
 type Outcome = Result<ControlFlow<()>, FilesError>;
@@ -58,25 +122,40 @@ macro_rules! go_on {
     };
 }
 
-impl Walker<'_, '_> {
+impl<P: Place> Walker<'_, '_, P> {
     /// Lists what is in a directory.
     ///
     /// What is in the directory `a` comes not right after `a` but after `a-b`, since `-` sorts before `/`. So the
     /// directories found wait, under their name with a slash, until the next name is past that.
-    fn directory(&mut self, directory: BorrowedFd<'_>, path: &[u8]) -> Outcome {
-        let names = match names_in(directory) {
-            Ok(names) => names,
-            Err(Errno::NOENT) => return Ok(ControlFlow::Continue(())),
-            Err(error) => return Err(io_error("list", path, error)),
-        };
+    fn directory(&mut self, directory: &P::Directory, path: &[u8]) -> Outcome {
+        let Some(names) = self.place.names(directory, path)? else { return Ok(ControlFlow::Continue(())) };
+        let digest = digest_of(&names);
+        if self.place.may_follow_links() && self.leads_back(digest) {
+            self.warnings.push(Warning::Loop { path: path.to_owned() });
+            return Ok(ControlFlow::Continue(()));
+        }
+        self.above.push(digest);
+        let outcome = self.entries(directory, path, &names);
+        self.above.pop();
+        outcome
+    }
+
+    /// Whether a directory is one of those above it, or lies too deep. What leads back to a directory has its very names;
+    /// once that may be chance (`a/a`).
+    fn leads_back(&self, digest: u64) -> bool {
+        let same = self.above.iter().filter(|above| **above == digest).count();
+        same >= 2 || self.above.len() >= DEPTH_MAX
+    }
+
+    fn entries(&mut self, directory: &P::Directory, path: &[u8], names: &[Vec<u8>]) -> Outcome {
         let mut waiting: BTreeMap<Vec<u8>, Below> = BTreeMap::new();
-        for name in &names {
+        for name in names {
             while let Some(first) = waiting.first_entry().filter(|first| first.key() < name) {
                 let (key, below) = first.remove_entry();
                 go_on!(self.below(directory, path, &key[..key.len() - 1], below));
             }
             let entry_path = join(path, name);
-            if is_unlogged(&entry_path, &names) {
+            if is_unlogged(&entry_path, names) {
                 continue;
             }
             let (found, below) = match self.entry(directory, name, entry_path)? {
@@ -97,37 +176,43 @@ impl Walker<'_, '_> {
     /// Judges one entry: what is handed over of it, and how to go on below it.
     fn entry(
         &mut self,
-        directory: BorrowedFd<'_>,
+        directory: &P::Directory,
         name: &[u8],
         path: Vec<u8>,
     ) -> Result<Option<(FoundFile, Option<Below>)>, FilesError> {
-        let Some(stat) = stat(directory, name, AtFlags::SYMLINK_NOFOLLOW, &path)? else { return Ok(None) };
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        let found = |kind, stat: &Stat| FoundFile::new(path.clone(), kind, metadata_of(stat));
-        let is_directory = matches!(kind, FileType::Directory | FileType::Symlink);
+        let Some(look) = self.place.look(directory, name, &path)? else { return Ok(None) };
+        let is_directory = matches!(look, Look::Directory(_) | Look::Link { .. });
         let rule = classify(&path, is_directory);
         if matches!(rule, Rule::SkipDir | Rule::SkipFile) {
             return Ok(None);
         }
         if rule == Rule::KeepEmptyDir {
             // In place of the directory there may be a link to another disk; a restore makes a directory of it.
-            let Some(stat) = stat_directory(directory, name, &path, stat)? else { return Ok(None) };
+            let metadata = match look {
+                Look::Directory(metadata) => metadata,
+                _ => match self.place.directory_at(&path)? {
+                    Some(metadata) => metadata,
+                    None => return Ok(None),
+                },
+            };
             let below = (path == b"pg_wal").then_some(Below::Wal);
-            return Ok(Some((found(FileKind::Directory, &stat), below)));
+            return Ok(Some((FoundFile::new(path, FileKind::Directory, metadata), below)));
         }
-        Ok(match kind {
-            FileType::RegularFile => Some((found(FileKind::File, &stat), None)),
-            FileType::Directory => {
+        Ok(match look {
+            Look::File(metadata) => Some((FoundFile::new(path, FileKind::File, metadata), None)),
+            Look::Directory(metadata) => {
                 let below = if is_tablespace(&path) { Below::Tablespace } else { Below::Directory };
-                Some((found(FileKind::Directory, &stat), Some(below)))
+                Some((FoundFile::new(path, FileKind::Directory, metadata), Some(below)))
             }
-            FileType::Symlink => match readlinkat(directory, name, Vec::new()) {
-                Ok(target) => self.link(found(FileKind::Symlink { target: target.into_bytes() }, &stat)),
-                Err(Errno::NOENT | Errno::INVAL) => None,
-                Err(error) => return Err(io_error("read the link", &path, error)),
-            },
-            _ => {
+            Look::Link { metadata, target } => {
+                self.link(FoundFile::new(path, FileKind::Symlink { target }, metadata))
+            }
+            Look::Special => {
                 self.warnings.push(Warning::SpecialFile { path });
+                None
+            }
+            Look::Refused(warning) => {
+                self.warnings.push(warning);
                 None
             }
         })
@@ -147,13 +232,12 @@ impl Walker<'_, '_> {
         None
     }
 
-    fn below(&mut self, directory: BorrowedFd<'_>, path: &[u8], name: &[u8], below: Below) -> Outcome {
+    fn below(&mut self, directory: &P::Directory, path: &[u8], name: &[u8], below: Below) -> Outcome {
         let path = join(path, name);
         match below {
-            Below::Directory => match open_directory(directory, name) {
-                Ok(opened) => self.directory(opened.as_fd(), &path),
-                Err(Errno::NOENT) => Ok(ControlFlow::Continue(())),
-                Err(error) => Err(io_error("open", &path, error)),
+            Below::Directory => match self.place.open(directory, name, &path)? {
+                Some(opened) => self.directory(&opened, &path),
+                None => Ok(ControlFlow::Continue(())),
             },
             Below::Tablespace => self.tablespace(&path),
             Below::Wal => self.wal(),
@@ -162,24 +246,14 @@ impl Walker<'_, '_> {
 
     /// Lists the one directory of a tablespace that is this cluster's. Others belong to servers of other versions.
     fn tablespace(&mut self, path: &[u8]) -> Outcome {
-        let version = self.files.version_directory.clone().into_bytes();
-        let opened = match tablespace(self.files, path) {
-            Ok(opened) => opened,
-            Err(Errno::NOENT) => return self.empty_tablespace(path),
-            Err(error) => return Err(io_error("open", path, error)),
-        };
-        let version_path = join(path, &version);
-        let Some(stat) = stat(opened.as_fd(), &version, AtFlags::SYMLINK_NOFOLLOW, &version_path)? else {
-            return self.empty_tablespace(path);
-        };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            return self.empty_tablespace(path);
+        let version = self.place.version_directory().as_bytes();
+        let version_path = join(path, version);
+        if let Some(opened) = self.place.open_tablespace(path)?
+            && let Some(Look::Directory(metadata)) = self.place.look(&opened, version, &version_path)?
+        {
+            go_on!(self.hand_over(FoundFile::new(version_path, FileKind::Directory, metadata)));
+            return self.below(&opened, path, version, Below::Directory);
         }
-        go_on!(self.hand_over(FoundFile::new(version_path, FileKind::Directory, metadata_of(&stat))));
-        self.below(opened.as_fd(), path, &version, Below::Directory)
-    }
-
-    fn empty_tablespace(&mut self, path: &[u8]) -> Outcome {
         self.warnings.push(Warning::EmptyTablespace { path: path.to_owned() });
         Ok(ControlFlow::Continue(()))
     }
@@ -187,14 +261,8 @@ impl Walker<'_, '_> {
     /// Lists the directories that the server expects below `pg_wal`, which may itself be a link.
     fn wal(&mut self) -> Outcome {
         for path in BELOW_WAL {
-            if let Some(stat) = stat(self.files.root.as_fd(), path, AtFlags::empty(), path)?
-                && FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-            {
-                go_on!(self.hand_over(FoundFile::new(
-                    path.to_vec(),
-                    FileKind::Directory,
-                    metadata_of(&stat)
-                )));
+            if let Some(metadata) = self.place.directory_at(path)? {
+                go_on!(self.hand_over(FoundFile::new(path.to_vec(), FileKind::Directory, metadata)));
             }
         }
         Ok(ControlFlow::Continue(()))
@@ -206,20 +274,10 @@ impl Walker<'_, '_> {
     }
 }
 
-/// The names in a directory, in byte order.
-fn names_in(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_owned());
-        }
-    }
-    names.sort_unstable();
-    // A directory that changes while it is read may show a name twice.
-    names.dedup();
-    Ok(names)
+fn digest_of(names: &[Vec<u8>]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    names.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether a relation's file lies beside its init fork: it is unlogged, and a restore starts it from that fork.
@@ -235,34 +293,6 @@ fn is_unlogged(path: &[u8], names: &[Vec<u8>]) -> bool {
 fn is_tablespace(path: &[u8]) -> bool {
     let name = path.strip_prefix(b"pg_tblspc/").unwrap_or_default();
     !name.is_empty() && name.iter().all(u8::is_ascii_digit)
-}
-
-/// What the file system says of an entry; `None` when it has vanished.
-fn stat(
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-    flags: AtFlags,
-    path: &[u8],
-) -> Result<Option<Stat>, FilesError> {
-    match statat(directory, name, flags) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(io_error("look at", path, error)),
-    }
-}
-
-/// The attributes of a directory that is kept empty: those of what a link leads to. `None` for a link that leads to none.
-fn stat_directory(
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-    path: &[u8],
-    own: Stat,
-) -> Result<Option<Stat>, FilesError> {
-    if FileType::from_raw_mode(own.st_mode) == FileType::Directory {
-        return Ok(Some(own));
-    }
-    let behind = stat(directory, name, AtFlags::empty(), path)?;
-    Ok(behind.filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory))
 }
 
 fn join(path: &[u8], name: &[u8]) -> Vec<u8> {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::throwaway::{Throwaway, testing};
 
-const COMMAND: &str = "/usr/bin/pgkeep wal push %p";
+const COMMAND: Archiving<'static> = Archiving::Command("/usr/bin/pgkeep wal push %p");
 
 fn facts_of(server: &Throwaway) -> ServerFacts {
     ServerFacts::read(&server.connect().unwrap()).unwrap()
@@ -62,7 +62,6 @@ fn each_obstacle_is_named() {
     named(&|_| {}, "archive_timeout is 3600s");
     named(&|facts| facts.archive_command = Some(String::new()), "is empty");
     named(&|facts| facts.archive_library = Some("x".into()), "archive_library is x");
-    named(&|facts| facts.in_recovery = true, "is a standby");
     named(&|facts| facts.major = Major::new(99), "99 is not supported");
     named(&|facts| facts.block_size = 4096, "4096 bytes");
     named(&|facts| facts.full_page_writes = false, "full_page_writes is off");
@@ -70,6 +69,11 @@ fn each_obstacle_is_named() {
     assert!(report.findings.iter().any(|finding| finding.hint.contains("TO \"postgres\"")));
     named(&|facts| facts.data_directory = None, "where the data directory is");
     named(&|facts| facts.system_identifier = None, "system identifier");
+
+    let mut standby = good.clone();
+    standby.in_recovery = true;
+    let report = check(&standby, COMMAND);
+    assert!(report.is_ready() && report.findings[0].hint.contains("primary_url"), "{report:?}");
 
     let mut ours = good.clone();
     ours.archive_command = Some("/opt/pgkeep --config /etc/x.toml wal push %p".into());
@@ -96,4 +100,18 @@ fn odd_paths_reach_the_shell_as_they_are() {
     assert_eq!(plain, "/usr/bin/pgkeep --config /etc/pgkeep.toml wal push %p");
     let odd = archive_command(Path::new("/my apps/100% pg'keep"), &[]);
     assert_eq!(odd, r"'/my apps/100%% pg'\''keep' wal push %p");
+}
+
+#[test]
+fn a_server_without_pgkeep_needs_a_receiver_and_nothing_set() {
+    let server = testing::shared();
+    let fresh = facts_of(&server);
+    let report = check(&fresh, Archiving::Receiving);
+    assert!(report.is_ready() && report.lines.is_empty(), "{report:?}");
+    assert!(report.findings.iter().any(|finding| finding.hint.contains("pgkeep wal receive")), "{report:?}");
+    let mut facts = fresh.clone();
+    (facts.may_replicate, facts.data_directory) = (false, None);
+    let report = check(&facts, Archiving::Receiving);
+    let problems: Vec<_> = report.findings.iter().filter(|one| one.severity == Severity::Problem).collect();
+    assert!(matches!(&problems[..], [only] if only.what.contains("may not receive WAL")), "{problems:?}");
 }

@@ -110,6 +110,25 @@ impl ThrowawayBuilder {
         self.run(run_as, directory, data_directory.to_owned(), settings)
     }
 
+    /// Starts a standby that streams from `primary`, on a copy that `pg_basebackup` makes. Settings given here win over
+    /// those of the primary.
+    pub fn start_standby_of(self, primary: &Throwaway) -> Result<Throwaway, ThrowawayError> {
+        let run_as = primary.run_as().clone();
+        let directory = self.directory(&run_as)?;
+        let data_directory = directory.path().join("data");
+        let mut command = primary.command("pg_basebackup");
+        command.current_dir(directory.path()).env("LC_ALL", "C").arg("-D").arg(&data_directory);
+        command.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--wal-method=stream"]);
+        run_as.apply(&mut command);
+        let failed = |output: String| ThrowawayError::Program { program: "pg_basebackup".to_owned(), output };
+        let output = command.output().map_err(|error| failed(error.to_string()))?;
+        if !output.status.success() {
+            return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        }
+        let settings = self.settings.clone();
+        self.run(run_as, directory, data_directory, settings)
+    }
+
     fn run(
         self,
         run_as: RunAs,

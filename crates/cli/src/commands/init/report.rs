@@ -6,10 +6,11 @@ use repository::Repository;
 use repository::description::Description;
 use serde_json::{Value, json};
 use server::facts::ServerFacts;
-use server::settings_check::{self, Severity};
+use server::settings_check;
 use storage::Location;
 use storage::probe::Capabilities;
 
+use super::checked::Checked;
 use super::{KeyFiles, shortcomings};
 use crate::failure::{Failure, Outcome, push_wrapped};
 use crate::opening;
@@ -35,7 +36,7 @@ pub struct Report {
 
 enum Server {
     Unreachable(String),
-    Checked { facts: Box<ServerFacts>, report: settings_check::Report },
+    Checked(Box<Checked>),
 }
 
 impl Report {
@@ -89,19 +90,20 @@ impl Report {
 
     /// Looks at the server; that it cannot be reached is no failure of `init`.
     pub async fn check_server(&mut self, settings: &Settings) {
-        let command = self.command.clone();
+        let (command, mode) = (self.command.clone(), settings.mode());
         let asked = match opening::connect(settings).await {
             Err(failure) => Err(failure),
-            Ok(connection) => tokio::task::spawn_blocking(move || ServerFacts::read(&connection))
-                .await
-                .map_err(|error| Failure::caused("look at the server", &error))
-                .and_then(|read| read.map_err(|error| Failure::caused("look at the server", &error))),
+            Ok(connection) => {
+                let look =
+                    move || ServerFacts::read(&connection).map(|facts| Checked::new(facts, mode, &command));
+                tokio::task::spawn_blocking(look)
+                    .await
+                    .map_err(|error| Failure::caused("look at the server", &error))
+                    .and_then(|read| read.map_err(|error| Failure::caused("look at the server", &error)))
+            }
         };
         self.server = Some(match asked {
-            Ok(facts) => {
-                let report = settings_check::check(&facts, &command);
-                Server::Checked { facts: Box::new(facts), report }
-            }
+            Ok(checked) => Server::Checked(Box::new(checked)),
             Err(failure) => Server::Unreachable(failure.because.first().cloned().unwrap_or(failure.what)),
         });
     }
@@ -114,14 +116,7 @@ impl Report {
         let server = match &self.server {
             None => Value::Null,
             Some(Server::Unreachable(why)) => json!({"reachable": false, "why": why}),
-            Some(Server::Checked { facts, report }) => json!({
-                "reachable": true, "version": facts.version, "ready": report.is_ready(),
-                "system_identifier": facts.system_identifier.map(|id| id.to_string()),
-                "findings": report.findings.iter().map(|one| json!({
-                    "severity": severity(one.severity), "what": one.what, "hint": one.hint,
-                })).collect::<Vec<_>>(),
-                "postgresql_conf": report.lines, "needs_restart": report.needs_restart,
-            }),
+            Some(Server::Checked(checked)) => checked.to_json(),
         };
         json!({
             "made": self.made, "location": self.location, "repository_id": self.id, "created": self.created,
@@ -188,41 +183,11 @@ impl Report {
                 }
                 text.push_str(&format!("archive_command = {}\n", pg::conf::quote(&self.command)));
             }
-            Some(Server::Checked { facts, report }) => push_checked(text, facts, report),
+            Some(Server::Checked(checked)) => checked.push_text(text),
         }
     }
-}
-
-fn push_checked(text: &mut String, facts: &ServerFacts, report: &settings_check::Report) {
-    text.push('\n');
-    let ready = if report.is_ready() { "ready" } else { "not ready yet" };
-    let what = format!("PostgreSQL {} at {} port {}: {ready}", facts.version, facts.host, facts.port);
-    push_wrapped(text, "Server  ", &what, width());
-    for finding in &report.findings {
-        push_wrapped(text, &format!("  {}: ", severity(finding.severity)), &finding.what, width());
-        push_wrapped(text, "    ", &finding.hint, width());
-    }
-    if let (false, Some(file)) = (report.lines.is_empty(), config_file(facts)) {
-        let then = if report.needs_restart { "restart" } else { "reload" };
-        text.push_str(&format!("\nFor {}, then {then} the server:\n\n", file.display()));
-        for line in &report.lines {
-            text.push_str(&format!("{line}\n"));
-        }
-    }
-}
-
-fn config_file(facts: &ServerFacts) -> Option<PathBuf> {
-    facts.config_file.clone().or_else(|| Some(Path::new("postgresql.conf").to_owned()))
 }
 
 fn absolute(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
-}
-
-fn severity(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Advice => "advice",
-        Severity::Warning => "warning",
-        Severity::Problem => "problem",
-    }
 }

@@ -6,7 +6,7 @@ use repository::content::{Extent, LEAF_SPAN};
 use repository::description::Description;
 use repository::secrets::{Keyring, RepositoryId};
 use repository::{ClusterName, PackId, Repository};
-use server::files::{FileMetadata, FilesError, OpenFile, Warning};
+use server::files::{DirectoryFacts, FileMetadata, FilesError, OpenFile, Range, Reader, Warning};
 
 use super::super::worker::SpanDone;
 use super::*;
@@ -61,8 +61,37 @@ impl FileSource for Source<'_> {
         Ok(Vec::new())
     }
 
-    fn open(&self, path: &[u8]) -> Result<Box<dyn OpenFile>, FilesError> {
-        (self.read)(path);
+    fn reader(&self) -> Box<dyn Reader + '_> {
+        Box::new(ZeroReader(self))
+    }
+
+    fn read_control_file(&self) -> Result<(Vec<u8>, pg::control::ControlFile), FilesError> {
+        unreachable!("nobody asks")
+    }
+
+    fn read_outside(&self, _: &std::path::Path, _: usize) -> Result<Vec<u8>, FilesError> {
+        unreachable!("nobody asks")
+    }
+
+    fn directory(&self) -> DirectoryFacts {
+        unreachable!("nobody asks")
+    }
+
+    fn clock_ns(&self) -> Result<i64, FilesError> {
+        unreachable!("nobody asks")
+    }
+}
+
+#[derive(Debug)]
+struct ZeroReader<'s>(&'s Source<'s>);
+
+impl Reader for ZeroReader<'_> {
+    fn announce(&mut self, _: &[Range<'_>]) -> Result<(), FilesError> {
+        Ok(())
+    }
+
+    fn open(&mut self, path: &[u8]) -> Result<Box<dyn OpenFile>, FilesError> {
+        (self.0.read)(path);
         Ok(Box::new(Zeros))
     }
 }

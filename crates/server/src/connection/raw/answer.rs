@@ -89,20 +89,23 @@ impl Drop for Answer {
 }
 
 /// One message of a COPY, in a buffer of libpq's making.
-pub(in crate::connection) struct CopyMessage {
+#[derive(Debug)]
+pub struct CopyMessage {
     pub(super) buffer: NonNull<c_char>,
     pub(super) length: usize,
 }
 
-impl CopyMessage {
-    pub(in crate::connection) fn bytes(&self) -> &[u8] {
+// SAFETY: the buffer is ours alone, tied to no connection and no thread, and only read.
+unsafe impl Send for CopyMessage {}
+// SAFETY: as above.
+unsafe impl Sync for CopyMessage {}
+
+impl AsRef<[u8]> for CopyMessage {
+    fn as_ref(&self) -> &[u8] {
         // SAFETY: PQgetCopyData gave `length` bytes at `buffer`, which is freed only by our Drop.
         unsafe { slice::from_raw_parts(self.buffer.as_ptr().cast::<u8>(), self.length) }
     }
 }
-
-// SAFETY: a buffer of its own, with no tie to the connection or a thread.
-unsafe impl Send for CopyMessage {}
 
 impl Drop for CopyMessage {
     fn drop(&mut self) {
