@@ -1,11 +1,13 @@
 //! Failures as the user sees them: what was being done, because of what, and what to do about it.
 
 mod classes;
+mod hints;
 
 use std::error::Error;
 use std::fmt::Write as _;
 
-use classes::{class_of, hint_of};
+use classes::class_of;
+use hints::hint_of;
 
 /// Kinds of failure that a script would treat differently. The exit codes last for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

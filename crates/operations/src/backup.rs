@@ -40,7 +40,7 @@ pub use error::BackupError;
 pub(crate) use error::display_path;
 use live::pack_refs;
 use plan::{Plan, plan_backup};
-use ready::{check_ready, identity, open_files};
+use ready::{check_ready, check_wal_comes, identity, open_files};
 use record::begin_manifest;
 use upload::Uploader;
 
@@ -128,8 +128,9 @@ pub async fn backup_noting(
     let files = open_files(&facts, &connection, request.mode)?;
     let files = &*files;
     let (_, control) = files.read_control_file()?;
-    check_ready(&facts, &control, &*monitor)?;
+    check_ready(&facts, &control)?;
     repository.bind(&request.cluster, &identity(&facts, &control)).await?;
+    check_wal_comes(&repository, &request.cluster, &facts, &*monitor).await?;
 
     let predecessor = repository.predecessor(&request.cluster).await?;
     let plan = plan_backup(&repository, request, predecessor, &control).await?;

@@ -252,14 +252,16 @@ pub fn said(command: &mut Command) -> Said {
     Said { out: text(&output.stdout), err: text(&output.stderr), output }
 }
 
-/// Asks until there is an answer.
+/// Asks until there is an answer. A campaign that makes more than usual waits longer: `PGKEEP_TEST_PATIENCE_S`.
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
+    let said = std::env::var("PGKEEP_TEST_PATIENCE_S").ok();
+    let patience = said.map_or(PATIENCE, |text| Duration::from_secs(text.parse().unwrap()));
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(begun.elapsed() < PATIENCE, "{what} did not come within {PATIENCE:?}");
+        assert!(begun.elapsed() < patience, "{what} did not come within {patience:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
