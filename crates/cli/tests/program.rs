@@ -76,6 +76,7 @@ fn help_of_every_command_is_as_it_was_read() {
         "wal push",
         "wal get",
         "wal list",
+        "wal receive",
         "list",
         "status",
         "info",
