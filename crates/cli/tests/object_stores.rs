@@ -4,6 +4,7 @@
 
 mod scene;
 
+use scene::receiver::{self, Receiver};
 use scene::{Scene, flush_wal, judges, ledger, wait_for};
 use server::throwaway::Binaries;
 
@@ -94,6 +95,37 @@ fn round_trip(scene: &Scene) {
     let restored = scene.start_restored(&into);
     assert_eq!(ledger::ids(&restored), acknowledged);
     judges::assert_same_dump(&source, &judges::dump(scene, &restored));
+}
+
+#[test]
+fn a_cluster_is_received_into_s3_and_comes_back_to_its_last_commit() {
+    scene_on_s3().iter().for_each(received_round_trip);
+}
+
+#[test]
+fn a_cluster_is_received_into_azure_and_comes_back_to_its_last_commit() {
+    scene_on_azure().iter().for_each(received_round_trip);
+}
+
+fn received_round_trip(scene: &Scene) {
+    scene.init();
+    let mut server = receiver::start_server(scene, |builder| builder);
+    ledger::make(&server);
+    let url = server.conninfo();
+    let mut receiver = Receiver::start(scene, &url, &["--max-lag", "100ms"]);
+    receiver.wait_for("\"streaming\"");
+    scene.backup(&server, &[]);
+    ledger::add(&server, 1, 200);
+    receiver.kill();
+    receiver::switch(&server);
+    ledger::add(&server, 201, 260);
+    let receiver = Receiver::start(scene, &url, &["--max-lag", "100ms"]);
+    receiver::wait_until_flushed(&server, receiver::end_of_wal(&server));
+    server.kill();
+    receiver.stop();
+    let list = scene.json(&["wal", "list", "--offline"]);
+    assert_eq!(list["timelines"][0]["unfinished"].as_array().unwrap().len(), 1, "{list}");
+    receiver::assert_restores(scene, "restored", 260);
 }
 
 #[test]
