@@ -3,7 +3,7 @@
 use pg::control::ControlFile;
 use repository::archive::Identity;
 use server::connection::Connection;
-use server::facts::{ArchiveMode, ServerFacts};
+use server::facts::{ArchiveMode, ServerFacts, Slot};
 use server::files::{FileSource, SqlFiles};
 
 use super::BackupError;
@@ -50,7 +50,8 @@ pub(crate) fn check_ready(
     if facts.archive_mode != ArchiveMode::Off || facts.in_recovery {
         return Ok(());
     }
-    let Some(slot) = facts.slots.iter().find(|slot| slot.name.starts_with(OUR_SLOTS)) else {
+    let ours = |slot: &&Slot| slot.name.starts_with(OUR_SLOTS) && slot.wal_status.as_deref() != Some("lost");
+    let Some(slot) = facts.slots.iter().find(ours) else {
         return not_ready(
             "archive_mode is off, so the WAL that a backup needs would never arrive",
             "set archive_mode = on and archive_command as `pgkeep init` prints them, then restart PostgreSQL; \
