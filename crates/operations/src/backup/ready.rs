@@ -5,13 +5,11 @@ use repository::archive::Identity;
 use server::connection::Connection;
 use server::facts::{ArchiveMode, ServerFacts, Slot};
 use server::files::{FileSource, SqlFiles};
+use server::settings_check::OUR_SLOTS;
 
 use super::BackupError;
 use crate::monitor::{Event, Monitor};
 use crate::probe::{Mode, Probe, Reason, Way, find_locally};
-
-/// The start of the names of slots over which we receive WAL.
-const OUR_SLOTS: &str = "pgkeep_";
 
 /// The files of the server that `session` is with, in the way that was asked for and is possible.
 pub(crate) fn open_files(
