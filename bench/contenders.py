@@ -7,10 +7,10 @@ from tools.cp import Cp
 from tools.limit import Limit
 from tools.pg_basebackup import PgBaseBackup
 from tools.pgbackrest import PgBackRest
-from tools.pgkeep import PgKeep
+from tools.pgkeep import PgKeep, PgKeepSql
 from tools.restic import Restic
 
-TOOLS = {tool.name: tool for tool in (PgKeep, PgBackRest, PgBaseBackup, Restic, Limit, Cp)}
+TOOLS = {tool.name: tool for tool in (PgKeep, PgKeepSql, PgBackRest, PgBaseBackup, Restic, Limit, Cp)}
 USUAL = {
     "main": ["pgkeep", "pgkeep:3", "pgbackrest", "limit", "limit:3", "cp"],
     "many": ["pgkeep", "pgbackrest", "limit"],

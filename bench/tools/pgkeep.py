@@ -16,11 +16,11 @@ class PgKeep(Adapter):
     def __init__(self, setup, label, level, store):
         super().__init__(setup, label, level, store)
         self.conf = os.path.join(self.folder, "pgkeep.toml")
-        self.program = setup.program(self.name)
+        self.program = setup.program(PgKeep.name)
 
     @classmethod
     def missing(cls, setup):
-        program = setup.programs[cls.name]
+        program = setup.programs[PgKeep.name]
         return None if os.access(program, os.X_OK) else f"{program} is not there"
 
     def version(self):
@@ -58,3 +58,13 @@ class PgKeep(Adapter):
 
     def restore_command(self, data, asynchronous=True):
         return " ".join(self.command("wal", "get", "%f", "%p"))
+
+
+class PgKeepSql(PgKeep):
+    """The same with its files read through the server, over sessions on its socket."""
+
+    name = "pgkeep_sql"
+    phases = (*BACKUPS, "restore")
+
+    def backup(self, full):
+        return [*super().backup(full), "--mode", "sql"]

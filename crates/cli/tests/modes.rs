@@ -73,6 +73,29 @@ fn without_a_mode_the_best_possible_way_is_taken_and_shown() {
     assert_eq!(backup["backup"]["kind"], "full");
 }
 
+#[test]
+fn configuration_outside_the_data_directory_comes_along_if_the_role_may_read_it() {
+    let Some(mut scene) = Scene::of(15) else { return };
+    scene.init();
+    scene.reading = Reading::OverSql;
+    let hba = scene.write("outside.conf", "local all all trust\nlocal replication all trust\n");
+    let server = scene.start_server(|builder| builder.setting("hba_file", &hba));
+    let info = |backup: &serde_json::Value| scene.json(&["info", backup["id"].as_str().unwrap()]).to_string();
+    let without = info(&scene.backup(&server, &[]));
+    assert!(
+        without
+            .contains("outside.conf is not in the backup: the role is not a member of pg_read_server_files"),
+        "{without}"
+    );
+    sql(&server, &format!("grant pg_read_server_files to {ROLE}"));
+    let with = info(&scene.backup(&server, &[]));
+    assert!(!with.contains("is not in the backup"), "{with}");
+    scene::flush_wal(&server);
+    let into = scene.restore("restored", &["--to", "latest"]);
+    let kept = std::fs::read_to_string(into.join("pgkeep-config/outside.conf")).unwrap();
+    assert_eq!(kept, std::fs::read_to_string(&hba).unwrap());
+}
+
 /// `archive_mode` is off, and a slot says that somebody receives.
 #[test]
 fn a_slot_of_ours_stands_for_an_archive_command() {

@@ -97,7 +97,7 @@ impl Probe {
     fn judge(facts: &ServerFacts, not_here: Option<Reason>) -> Self {
         let either = physical(facts);
         let functions = facts.missing_file_functions.iter().map(|function| {
-            let grant = format!("GRANT EXECUTE ON FUNCTION {function} TO {};", quote(&facts.role));
+            let grant = format!("GRANT EXECUTE ON FUNCTION {function} TO {}", quote(&facts.role));
             Reason::new(format!("role {} may not call {function}", facts.role), grant)
         });
         let built =
@@ -162,7 +162,7 @@ fn physical(facts: &ServerFacts) -> Vec<Reason> {
     }
     if facts.system_identifier.is_none() {
         let what = format!("role {} may not read the cluster's system identifier", facts.role);
-        let grant = format!("GRANT EXECUTE ON FUNCTION pg_control_system() TO {};", quote(&facts.role));
+        let grant = format!("GRANT EXECUTE ON FUNCTION pg_control_system() TO {}", quote(&facts.role));
         reasons.push(Reason::new(what, grant));
     }
     reasons

@@ -16,6 +16,9 @@ use crate::facts::{ArchiveMode, ServerFacts};
 /// The timeout we propose: at most this much is lost with the machine when the server writes too little to fill segments.
 const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The start of the names of the replication slots that pgkeep receives from.
+pub const OUR_SLOTS: &str = "pgkeep_";
+
 /// From here on a timeout deserves a word.
 const LONG_ARCHIVE_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -192,7 +195,13 @@ fn check_receiving(facts: &ServerFacts, report: &mut Report) {
         report.find(Severity::Problem, what, hint);
     }
     if facts.archive_mode == ArchiveMode::Off {
-        report.find(Severity::Advice, "archive_mode is off, and may stay so", receive);
+        // A backup without either would wait for WAL that never comes.
+        if facts.slots.iter().any(|slot| slot.name.starts_with(OUR_SLOTS)) {
+            report.find(Severity::Advice, "archive_mode is off, and may stay so", receive);
+        } else {
+            let what = "archive_mode is off, and nobody receives: no WAL is handed over";
+            report.find(Severity::Problem, what, receive);
+        }
         return;
     }
     match facts.archive_command.as_deref() {

@@ -5,15 +5,13 @@ use pg::wal::SegmentName;
 use repository::archive::Identity;
 use repository::{ClusterName, Repository, RepositoryError};
 use server::connection::Connection;
-use server::facts::{ArchiveMode, ServerFacts};
+use server::facts::{ArchiveMode, ServerFacts, Slot};
 use server::files::{FileSource, SqlFiles};
+use server::settings_check::OUR_SLOTS;
 
 use super::BackupError;
 use crate::monitor::{Event, Monitor};
 use crate::probe::{Mode, Probe, Reason, Way, find_locally};
-
-/// The start of the names of slots over which we receive WAL.
-const OUR_SLOTS: &str = "pgkeep_";
 
 /// The files of the server that `session` is with, in the way that was asked for and is possible.
 pub(crate) fn open_files(
@@ -62,7 +60,8 @@ pub(crate) async fn check_wal_comes(
     if facts.archive_mode != ArchiveMode::Off || facts.in_recovery {
         return Ok(());
     }
-    let Some(slot) = facts.slots.iter().find(|slot| slot.name.starts_with(OUR_SLOTS)) else {
+    let ours = |slot: &&Slot| slot.name.starts_with(OUR_SLOTS) && slot.wal_status.as_deref() != Some("lost");
+    let Some(slot) = facts.slots.iter().find(ours) else {
         if has_come(repository, cluster, facts).await? {
             return Ok(());
         }

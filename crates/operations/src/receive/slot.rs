@@ -3,6 +3,7 @@
 
 use pg::Lsn;
 use server::connection::{Connection, ServerError};
+use server::settings_check::OUR_SLOTS;
 
 /// A physical slot as the server shows it. Source: `pg_replication_slots`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub fn is_slot_name(text: &str) -> bool {
 
 /// The name of the slot that is used for a cluster when none is said: `pgkeep_` and the cluster's name.
 pub fn default_slot_name(cluster: &repository::ClusterName) -> String {
-    let mut name = format!("pgkeep_{}", cluster.as_str().replace('-', "_"));
+    let mut name = format!("{OUR_SLOTS}{}", cluster.as_str().replace('-', "_"));
     name.truncate(63);
     name
 }

@@ -105,7 +105,14 @@ fn odd_paths_reach_the_shell_as_they_are() {
 #[test]
 fn a_server_without_pgkeep_needs_a_receiver_and_nothing_set() {
     let server = testing::shared();
-    let fresh = facts_of(&server);
+    let mut fresh = facts_of(&server);
+    let report = check(&fresh, Archiving::Receiving);
+    assert!(!report.is_ready() && report.lines.is_empty(), "{report:?}");
+    assert!(report.findings[0].what.contains("nobody receives"), "{report:?}");
+    let name = "pgkeep_main".to_owned();
+    let slot =
+        crate::facts::Slot { name, active: true, wal_status: None, restart_lsn: None, retained_bytes: None };
+    fresh.slots.push(slot);
     let report = check(&fresh, Archiving::Receiving);
     assert!(report.is_ready() && report.lines.is_empty(), "{report:?}");
     assert!(report.findings.iter().any(|finding| finding.hint.contains("pgkeep wal receive")), "{report:?}");

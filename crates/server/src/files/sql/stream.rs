@@ -92,7 +92,7 @@ impl RangeStream {
         let (target, mut filled, mut retry) = (self.next + ahead, 0, Retry::default());
         loop {
             let before = (self.next, filled);
-            match self.fill(target, buffer, &mut filled) {
+            match self.fill(target, offset, buffer, &mut filled) {
                 Ok(Some(())) => return Ok(Some(filled)),
                 Ok(None) if filled > 0 => return Ok(Some(filled)),
                 Ok(None) => return Err(FilesError::Vanished { path: path.to_owned() }),
@@ -107,10 +107,12 @@ impl RangeStream {
         }
     }
 
-    /// Goes on filling from piece `target`, or the piece after it that was reached; `None` where the file is gone.
+    /// Goes on filling from piece `target`, or the piece after it that was reached, as far as pieces follow on each other;
+    /// `None` where the file is gone.
     fn fill(
         &mut self,
         target: usize,
+        offset: u64,
         buffer: &mut [u8],
         filled: &mut usize,
     ) -> Result<Option<()>, FilesError> {
@@ -120,7 +122,8 @@ impl RangeStream {
         let path = self.pieces[target].path;
         while *filled < buffer.len() {
             let at = self.next;
-            let Some(piece) = self.pieces.get(at).filter(|piece| piece.path == path) else { break };
+            let follows = |piece: &&Piece| piece.path == path && piece.offset == offset + *filled as u64;
+            let Some(piece) = self.pieces.get(at).filter(follows) else { break };
             let wanted = piece.length;
             let Some(left) = self.row()? else {
                 self.end_piece();

@@ -223,6 +223,8 @@ fn a_reader_whose_session_ends_goes_on_where_it_was() {
     let rest = bytes.len() - half;
     assert_eq!(open.read_at(half as u64, &mut bytes[half..]).unwrap(), rest);
     assert_eq!(bytes, fs::read(server.data_directory().join(OsStr::from_bytes(&long.path))).unwrap());
+    // A larger buffer is not filled with the next range, which begins anew.
+    bytes.extend([0; 1000]);
     for _ in 1..40 {
         assert_eq!(open.read_at(0, &mut bytes).unwrap(), half + rest);
     }
@@ -237,6 +239,38 @@ fn another_server_at_the_same_address_is_refused() {
     let mut reader = files.reader();
     let error = reader.announce(&[Range { path: b"PG_VERSION", offset: 0, length: 3 }]).unwrap_err();
     assert!(matches!(error, FilesError::OtherServer), "{error:?}");
+}
+
+#[test]
+fn no_setting_of_the_role_reaches_a_reader() {
+    let server = testing::shared();
+    let settings = ConnectionSettings::new(server.conninfo())
+        .with("options", "-c statement_timeout=50 -c standard_conforming_strings=off -c search_path=x");
+    let session = Connection::connect(&settings).unwrap();
+    let files = SqlFiles::new(&session).unwrap();
+    let reader = files.sessions.open().unwrap();
+    for (name, value) in [("statement_timeout", "0"), ("search_path", ""), ("client_encoding", "SQL_ASCII")] {
+        let rows = reader.query_one("SELECT pg_catalog.current_setting($1)", &[name]).unwrap();
+        assert_eq!(rows.first().unwrap().required(0).unwrap(), value, "{name}");
+    }
+    assert_eq!(reader.host(), session.host());
+    assert!(files.list().unwrap().files.len() > 500);
+}
+
+#[test]
+fn a_standbys_files_are_not_taken_for_its_primarys() {
+    let primary = testing::started();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let standby = Throwaway::builder(&testing::binaries()).start_standby_of(&primary).unwrap();
+    let ids = |server: &Throwaway| {
+        let files = SqlFiles::new(&server.connect().unwrap()).unwrap();
+        let inodes: std::collections::BTreeSet<u64> =
+            files.list().unwrap().files.iter().map(|file| file.inode).filter(|inode| *inode != 0).collect();
+        assert_eq!(inodes.len(), 1);
+        inodes
+    };
+    assert_eq!(ids(&primary), ids(&primary));
+    assert_ne!(ids(&primary), ids(&standby));
 }
 
 #[test]
