@@ -32,6 +32,9 @@ pub struct MajorFacts {
     pub manifest_version: u8,
     /// Whether the server keeps WAL summaries, and so has `pg_wal/summaries`.
     pub wal_summaries: bool,
+    /// The first minor whose WAL summaries are not known to miss changes; `None` where there are no summaries. Those of
+    /// earlier minors may, and a server that is updated keeps them. Source: release notes of 18.7, 2026-11-12.
+    pub summaries_whole_from: Option<u32>,
     /// Whether the setting `promote_trigger_file` exists; 16 removed it.
     pub promote_trigger_file: bool,
 }
@@ -90,6 +93,7 @@ pub const KNOWN: [MajorFacts; 6] = [
         backup_functions: BackupFunctions::Exclusivity,
         manifest_version: 1,
         wal_summaries: false,
+        summaries_whole_from: None,
         promote_trigger_file: true,
     },
     MajorFacts {
@@ -100,6 +104,7 @@ pub const KNOWN: [MajorFacts; 6] = [
         backup_functions: BackupFunctions::Exclusivity,
         manifest_version: 1,
         wal_summaries: false,
+        summaries_whole_from: None,
         promote_trigger_file: true,
     },
     MajorFacts {
@@ -110,6 +115,7 @@ pub const KNOWN: [MajorFacts; 6] = [
         backup_functions: BackupFunctions::Renamed,
         manifest_version: 1,
         wal_summaries: false,
+        summaries_whole_from: None,
         promote_trigger_file: true,
     },
     MajorFacts {
@@ -120,6 +126,7 @@ pub const KNOWN: [MajorFacts; 6] = [
         backup_functions: BackupFunctions::Renamed,
         manifest_version: 1,
         wal_summaries: false,
+        summaries_whole_from: None,
         promote_trigger_file: false,
     },
     MajorFacts {
@@ -130,6 +137,7 @@ pub const KNOWN: [MajorFacts; 6] = [
         backup_functions: BackupFunctions::Renamed,
         manifest_version: 2,
         wal_summaries: true,
+        summaries_whole_from: Some(13),
         promote_trigger_file: false,
     },
     MajorFacts {
@@ -140,6 +148,7 @@ pub const KNOWN: [MajorFacts; 6] = [
         backup_functions: BackupFunctions::Renamed,
         manifest_version: 2,
         wal_summaries: true,
+        summaries_whole_from: Some(7),
         promote_trigger_file: false,
     },
 ];
@@ -179,6 +188,15 @@ impl Major {
     /// Whether this program is made and tested for this major.
     pub fn is_supported(self) -> bool {
         self.facts().is_some()
+    }
+
+    /// Whether WAL summaries that a server of this `server_version_num` wrote may be relied on; not for majors that we do
+    /// not know.
+    pub fn writes_whole_summaries(server_version_num: u32) -> bool {
+        let facts = Major::from_server_version_num(server_version_num).facts();
+        facts
+            .and_then(|facts| facts.summaries_whole_from)
+            .is_some_and(|least| server_version_num % 10_000 >= least)
     }
 
     /// Every supported major, oldest first.
@@ -253,6 +271,22 @@ mod tests {
         for text in ["", "\n", "x", "-1", "99999", ".6"] {
             assert!(text.parse::<Major>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn summaries_are_whole_from_a_minor_on() {
+        for (version, whole) in [
+            (160_020, false),
+            (170_012, false),
+            (170_013, true),
+            (180_004, false),
+            (180_006, false),
+            (180_007, true),
+            (190_009, false),
+        ] {
+            assert_eq!(Major::writes_whole_summaries(version), whole, "{version}");
+        }
+        assert!(KNOWN.iter().all(|facts| facts.wal_summaries == facts.summaries_whole_from.is_some()));
     }
 
     #[test]
