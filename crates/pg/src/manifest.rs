@@ -55,10 +55,17 @@ impl<W: io::Write> BackupManifestWriter<W> {
         Ok(writer)
     }
 
-    /// Adds a file of `size` bytes whose CRC-32C is `crc32c`. `path` is relative to the data directory; files
+    /// Adds a file of `size` bytes whose CRC-32C is `crc32c`, if that is known: a file without one is judged by its size
+    /// (`parse_manifest.c` takes both fields as optional). `path` is relative to the data directory; files
     /// of tablespaces are at `pg_tblspc/<oid>/…`. Neither the manifest itself nor anything in `pg_wal` is to
     /// be listed.
-    pub fn add_file(&mut self, path: &[u8], size: u64, modified: Timestamp, crc32c: u32) -> io::Result<()> {
+    pub fn add_file(
+        &mut self,
+        path: &[u8],
+        size: u64,
+        modified: Timestamp,
+        crc32c: Option<u32>,
+    ) -> io::Result<()> {
         self.line.push_str(if self.is_first { "\n" } else { ",\n" });
         self.is_first = false;
         match std::str::from_utf8(path) {
@@ -74,10 +81,13 @@ impl<W: io::Write> BackupManifestWriter<W> {
         }
         let modified = modified.strftime("%Y-%m-%d %H:%M:%S GMT");
         let _ = write!(self.line, ", \"Size\": {size}, \"Last-Modified\": \"{modified}\"");
-        // pg_checksum_final copies the CRC as it lies in memory, lowest byte first.
-        self.line.push_str(", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"");
-        push_hex(&mut self.line, &crc32c.to_le_bytes());
-        self.line.push_str("\" }");
+        if let Some(crc32c) = crc32c {
+            // pg_checksum_final copies the CRC as it lies in memory, lowest byte first.
+            self.line.push_str(", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"");
+            push_hex(&mut self.line, &crc32c.to_le_bytes());
+            self.line.push('"');
+        }
+        self.line.push_str(" }");
         self.put_line()
     }
 
@@ -156,15 +166,14 @@ mod tests {
     fn the_text_is_the_servers() {
         let mut writer = BackupManifestWriter::new(Vec::new(), Major::new(15), 7).unwrap();
         // As PostgreSQL 15 wrote it for a file with these bytes.
-        writer.add_file(b"PG_VERSION", 3, moment(), crc32c::crc32c(b"15\n")).unwrap();
-        writer.add_file(b"base/\xff", 0, moment(), 0).unwrap();
+        writer.add_file(b"PG_VERSION", 3, moment(), Some(crc32c::crc32c(b"15\n"))).unwrap();
+        writer.add_file(b"base/\xff", 0, moment(), None).unwrap();
         let ranges = [range(2, "0/1000100", "0/1000200"), range(1, "0/1000028", "0/1000100")];
         let text = String::from_utf8(writer.finish(&ranges).unwrap()).unwrap();
         let expected = "{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [\n\
             { \"Path\": \"PG_VERSION\", \"Size\": 3, \"Last-Modified\": \"2026-11-22 18:32:48 GMT\", \
             \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"8a744722\" },\n\
-            { \"Encoded-Path\": \"626173652fff\", \"Size\": 0, \"Last-Modified\": \"2026-11-22 18:32:48 GMT\", \
-            \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"00000000\" }\n],\n\
+            { \"Encoded-Path\": \"626173652fff\", \"Size\": 0, \"Last-Modified\": \"2026-11-22 18:32:48 GMT\" }\n],\n\
             \"WAL-Ranges\": [\n\
             { \"Timeline\": 2, \"Start-LSN\": \"0/1000100\", \"End-LSN\": \"0/1000200\" },\n\
             { \"Timeline\": 1, \"Start-LSN\": \"0/1000028\", \"End-LSN\": \"0/1000100\" }\n],\n";
@@ -191,8 +200,8 @@ mod tests {
         #[test]
         fn any_path_is_read_back(path: Vec<u8>, text in ".*") {
             let mut writer = BackupManifestWriter::new(Vec::new(), Major::new(18), 1).unwrap();
-            writer.add_file(&path, 1, moment(), 1).unwrap();
-            writer.add_file(text.as_bytes(), 1, moment(), 1).unwrap();
+            writer.add_file(&path, 1, moment(), Some(1)).unwrap();
+            writer.add_file(text.as_bytes(), 1, moment(), Some(1)).unwrap();
             let bytes = writer.finish(&[]).unwrap();
             let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
             prop_assert_eq!(json["Files"][1]["Path"].as_str(), Some(text.as_str()));

@@ -64,7 +64,7 @@ pub struct Entry {
     pub ctime_ns: i64,
     /// Inode number on the server's filesystem.
     pub inode: u64,
-    /// CRC-32C of the content, for PostgreSQL's `backup_manifest`.
+    /// CRC-32C of the content, for PostgreSQL's `backup_manifest`; [`Entry::known_crc32c`] says whether it is known.
     pub crc32c: u32,
     /// Where the bytes are.
     pub content: Content,
@@ -73,6 +73,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The CRC-32C of the content; `None` if the file was read only in part, whose entry has zero. A whole file that happens
+    /// to have that sum counts as unknown, too.
+    pub fn known_crc32c(&self) -> Option<u32> {
+        (self.crc32c != 0 || self.size == 0).then_some(self.crc32c)
+    }
+
     /// The OID of the tablespace whose link this is.
     pub fn tablespace_oid(&self) -> Option<u32> {
         let name =

@@ -111,7 +111,7 @@ fn write_outside_configuration(
 }
 
 /// PostgreSQL's `backup_manifest`, with the checksums of what was read when the backup was taken: `pg_verifybackup`
-/// then judges backup and restore together.
+/// then judges backup and restore together. Of a file that was read only in part, beside WAL summaries, it judges the size.
 fn backup_manifest(
     plan: &RestorePlan,
     handle: &Handle,
@@ -130,13 +130,14 @@ fn backup_manifest(
     while let Some(entry) = handle.block_on(entries.next())? {
         if entry.kind == EntryKind::File {
             let modified = Timestamp::from_nanosecond(i128::from(entry.mtime_ns)).unwrap_or(stopped);
-            writer.add_file(&entry.path, entry.size, modified, entry.crc32c).map_err(failed())?;
+            writer.add_file(&entry.path, entry.size, modified, entry.known_crc32c()).map_err(failed())?;
         }
     }
     let ours = [(&b"backup_label"[..], &manifest.backup_label[..]), (b"global/pg_control", control)];
     let outside = outside.iter().map(|(path, content)| (&path[..], &content[..]));
     for (path, content) in ours.into_iter().chain(outside) {
-        writer.add_file(path, content.len() as u64, stopped, crc32c::crc32c(content)).map_err(failed())?;
+        let crc = Some(crc32c::crc32c(content));
+        writer.add_file(path, content.len() as u64, stopped, crc).map_err(failed())?;
     }
     let timeline = TimelineId::new(span.timeline);
     let (start, end) = (Lsn::new(span.start_lsn), Lsn::new(span.stop_lsn));
