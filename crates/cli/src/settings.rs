@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use operations::backup::ChangedBy;
 use operations::probe::Mode;
 use repository::ClusterName;
 use secrecy::SecretString;
@@ -179,6 +180,11 @@ impl Settings {
         self.word("mode").parse().expect("the form was checked and there is a default")
     }
 
+    /// How a backup knows what changed.
+    pub fn changed_by(&self) -> ChangedBy {
+        self.word("changed_by").parse().expect("the form was checked and there is a default")
+    }
+
     /// The folder for what this host keeps for itself; `None` when no place for it is known.
     pub fn state_dir(&self) -> Option<PathBuf> {
         self.path("state_dir").or_else(usual_state_dir)
@@ -247,13 +253,14 @@ impl Settings {
 }
 
 /// Settings that a command called by PostgreSQL does not need.
-const ONLY_HERE: [&str; 10] = [
+const ONLY_HERE: [&str; 11] = [
     "log",
     "log_format",
     "workers",
     "wal_timeout",
     "compression_level",
     "mode",
+    "changed_by",
     "primary_url",
     "slot",
     "max_lag",
@@ -273,7 +280,14 @@ fn variable(name: &'static str) -> Result<Option<String>, SettingsError> {
 pub fn warn_of_unknown_variables() {
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy();
-        let other = ["PGKEEP_CONFIG", "PGKEEP_TEST", "PGKEEP_PG_BIN", "PGKEEP_JSON", "PGKEEP_FAILPOINT"];
+        let other = [
+            "PGKEEP_CONFIG",
+            "PGKEEP_TEST",
+            "PGKEEP_PG_BIN",
+            "PGKEEP_JSON",
+            "PGKEEP_FAILPOINT",
+            "PGKEEP_BELIEVE_SUMMARIES",
+        ];
         let known = keys::KEYS.iter().any(|key| key.variable == name)
             || other.iter().any(|one| name.starts_with(one));
         if name.starts_with("PGKEEP_") && !known {

@@ -2,6 +2,7 @@
 //!
 //! The manifest is written last: until it exists there is no backup, only chunks that the next one finds again.
 
+mod changes;
 mod collect;
 mod copy;
 mod earlier;
@@ -13,13 +14,15 @@ mod record;
 mod region;
 mod settled;
 mod standby;
+mod tuning;
 mod upload;
 mod wal;
+mod watched;
 mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use pg::control::ControlFile;
@@ -28,21 +31,25 @@ use repository::{ClusterName, PackId, Repository};
 use server::backup::{BackupSession, Stopped};
 use server::connection::{Connection, ConnectionSettings};
 use server::facts::ServerFacts;
-use server::files::FileSource;
 use tokio::runtime::Handle;
 
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 use crate::probe::Mode;
+pub use changes::{CHANGED_BY, ChangedBy};
+use changes::{Summary, check_allowed};
 use collect::{Collected, PARTIAL_TIME};
-use copy::{Copied, copy_files};
+use copy::Copied;
 pub use error::BackupError;
 pub(crate) use error::display_path;
 use live::pack_refs;
 use plan::{Plan, plan_backup};
 use ready::{check_ready, check_wal_comes, identity, open_files};
 use record::begin_manifest;
+#[doc(hidden)]
+pub use tuning::Tuning;
 use upload::Uploader;
+use watched::{Copying, warn};
 
 /// Findings and vanished files that one span or backup lists; more are counted.
 const MAX_SPAN_FINDINGS: usize = 256;
@@ -64,6 +71,8 @@ pub struct BackupRequest {
     pub full: bool,
     /// Read everything and compare it, instead of trusting the files' change times.
     pub reread: bool,
+    /// How it is known what changed.
+    pub changed_by: ChangedBy,
     /// Let the server spread its checkpoint over minutes instead of hurrying.
     pub spread_checkpoint: bool,
     /// Threads that read, compress and seal.
@@ -98,6 +107,10 @@ pub(crate) struct Context {
     pub(crate) references: HashMap<PackId, PackRef>,
     /// Least time between two partial manifests.
     pub(crate) partial_time: Duration,
+    /// How many partial manifests this backup has already.
+    pub(crate) first_partial: u32,
+    /// Which blocks changed, if the server's summaries tell.
+    pub(crate) summary: Option<Summary>,
     /// The clock of file times when the server had begun the backup, nanoseconds since 1970.
     pub(crate) started_ns: i64,
     /// Set by whoever fails first, and looked at by all before their next piece of work.
@@ -111,17 +124,17 @@ pub async fn backup(
     request: &BackupRequest,
     monitor: Arc<dyn Monitor>,
 ) -> Result<BackupReport, BackupError> {
-    backup_noting(connection, repository, request, monitor, PARTIAL_TIME).await
+    backup_tuned(connection, repository, request, monitor, &Tuning::default()).await
 }
 
-/// As [`backup`], with another time between partial manifests, so that tests see them within seconds.
+/// As [`backup`], in another way that tests need.
 #[doc(hidden)]
-pub async fn backup_noting(
+pub async fn backup_tuned(
     connection: Connection,
     repository: Arc<Repository>,
     request: &BackupRequest,
     monitor: Arc<dyn Monitor>,
-    partial_time: Duration,
+    tuning: &Tuning,
 ) -> Result<BackupReport, BackupError> {
     let began = Instant::now();
     let facts = ServerFacts::read(&connection)?;
@@ -129,19 +142,13 @@ pub async fn backup_noting(
     let files = &*files;
     let (_, control) = files.read_control_file()?;
     check_ready(&facts, &control)?;
+    check_allowed(request.changed_by, &connection, &facts, tuning)?;
     repository.bind(&request.cluster, &identity(&facts, &control)).await?;
     check_wal_comes(&repository, &request.cluster, &facts, &*monitor).await?;
 
     let predecessor = repository.predecessor(&request.cluster).await?;
     let plan = plan_backup(&repository, request, predecessor, &control).await?;
-    for pack in &plan.packs.lost {
-        let text =
-            format!("pack {pack} of earlier backups is missing or damaged; what it held is stored again");
-        monitor.event(Event::Warning(text));
-    }
-    if let Some(finding) = &plan.rolled_back {
-        monitor.event(Event::Warning(finding.to_string()));
-    }
+    plan.tell(&*monitor);
 
     failpoint::reach("backup.bound");
     monitor.event(Event::Phase("checkpoint"));
@@ -150,11 +157,18 @@ pub async fn backup_noting(
     let mut manifest = begin_manifest(&plan, request, &facts, &control, session.started(), files);
 
     failpoint::reach("backup.started");
+    let clock_ns = files.clock_ns()?;
+    let mut context = begin_context(&repository, request, &plan, &manifest, &control, clock_ns);
+    context.partial_time = tuning.partial_time;
+    context.summary = tokio::task::block_in_place(|| {
+        let unusable = &mut |why| warn(why, &mut manifest, &*monitor);
+        changes::collect(request.changed_by, &session, &plan, &control, tuning, unusable)
+    })?;
+
     monitor.event(Event::Phase("copy files"));
     let uploader = Uploader::new(repository.clone(), Handle::current());
-    let clock_ns = files.clock_ns()?;
-    let context = begin_context(&repository, request, &plan, &manifest, &control, partial_time, clock_ns);
-    let copied = copy(context, &plan, &manifest, files, &session, &uploader, &monitor).await?;
+    let copying = Copying { plan: &plan, files, session: &session, uploader: &uploader, monitor: &*monitor };
+    let copied = copying.run(context, &mut manifest)?;
     failpoint::reach("backup.copied");
     let (control_bytes, _) = files.read_control_file()?;
     let started = session.started().clone();
@@ -191,7 +205,6 @@ fn begin_context(
     plan: &Plan,
     manifest: &Manifest,
     control: &ControlFile,
-    partial_time: Duration,
     started_ns: i64,
 ) -> Context {
     Context {
@@ -204,51 +217,12 @@ fn begin_context(
         start_lsn: manifest.span().start_lsn,
         tail_lens: plan.packs.references.iter().map(|(id, pack)| (*id, pack.tail_len)).collect(),
         references: plan.packs.references.clone(),
-        partial_time,
+        partial_time: PARTIAL_TIME,
+        first_partial: 0,
+        summary: None,
         started_ns,
         stop: AtomicBool::new(false),
     }
-}
-
-async fn copy(
-    context: Context,
-    plan: &Plan,
-    manifest: &Manifest,
-    files: &dyn FileSource,
-    session: &BackupSession,
-    uploader: &Uploader,
-    monitor: &Arc<dyn Monitor>,
-) -> Result<Copied, BackupError> {
-    let known: Vec<_> = plan.known_pages();
-    let handle = Handle::current();
-    // The session is looked at now and then from here, while other threads work: without it all work is vain.
-    tokio::task::block_in_place(|| {
-        std::thread::scope(|scope| {
-            let copying = scope.spawn(|| {
-                copy_files(
-                    &context,
-                    files,
-                    &plan.earlier,
-                    &plan.packs,
-                    &known,
-                    manifest.clone(),
-                    uploader,
-                    &handle,
-                    &**monitor,
-                )
-            });
-            let mut looked = Instant::now();
-            while !copying.is_finished() {
-                std::thread::sleep(Duration::from_millis(5));
-                // A session that the server ended is seen at once; one whose server does not answer, by asking.
-                if !session.connection().is_alive() || looked.elapsed() > Duration::from_secs(10) {
-                    looked = Instant::now();
-                    session.check_alive().inspect_err(|_| context.stop.store(true, Ordering::Release))?;
-                }
-            }
-            copying.join().expect("the copying thread does not panic")
-        })
-    })
 }
 
 async fn finish_manifest(

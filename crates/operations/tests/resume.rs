@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use operations::backup::{BackupError, BackupRequest, backup_noting};
+use operations::backup::{BackupError, BackupRequest, Tuning, backup_tuned};
 use operations::monitor::Silent;
 use repository::Repository;
 use repository::manifest::Manifest;
@@ -47,7 +47,8 @@ impl Scene {
         let mut request = self.backup_request(full);
         request.workers = 1;
         let connection = self.server.connect().unwrap();
-        let taking = backup_noting(connection, repository, &request, Arc::new(Silent), Duration::ZERO);
+        let tuning = Tuning { partial_time: Duration::ZERO, ..Tuning::default() };
+        let taking = backup_tuned(connection, repository, &request, Arc::new(Silent), &tuning);
         tokio::select! {
             report = taking => report.map(|report| report.manifest),
             () = self.carry_for_ever() => unreachable!("it carries for ever"),

@@ -16,6 +16,7 @@ use pg::{Lsn, Major, TimelineId};
 use crate::connection::{Connection, ServerError};
 use crate::pooler::Pooler;
 
+pub(crate) use read::may_execute;
 pub use slots::Slot;
 
 /// What `archive_mode` says.

@@ -14,6 +14,9 @@ pub const FILE_FUNCTIONS: [&str; 3] = [
 /// The one that ends a segment, for backups whose WAL would otherwise wait for a quiet server.
 pub const SWITCH_FUNCTION: &str = "pg_switch_wal()";
 
+/// Those that tell of WAL summaries, from 17 on. Everybody may call them unless that was taken away.
+pub const SUMMARY_FUNCTIONS: [&str; 2] = ["pg_available_wal_summaries()", "pg_get_wal_summarizer_state()"];
+
 /// The script that makes a role which may take physical backups of a server of this major, and nothing else.
 ///
 /// It holds no password; how the role logs in is for `pg_hba.conf` and its administrator. The names of databases and
@@ -41,6 +44,10 @@ pub fn script(major: Major, role: &str) -> String {
     );
     lines.push("-- To see where the data directory is, and how WAL is archived.".to_owned());
     lines.push(format!("GRANT pg_read_all_settings TO {name};"));
+    if major.facts().is_some_and(|known| known.wal_summaries) {
+        lines.push("-- For `pgkeep backup --changed-by wal-summary`.".to_owned());
+        lines.extend(SUMMARY_FUNCTIONS.map(grant));
+    }
     lines.push(
         "-- Only for configuration files outside the data directory (Debian's /etc/postgresql):".to_owned(),
     );
@@ -64,6 +71,7 @@ mod tests {
             let old = major < Major::new(15);
             assert_eq!(script.contains("pg_start_backup(text, boolean, boolean)"), old);
             assert_eq!(script.contains("pg_backup_stop(boolean)"), !old);
+            assert_eq!(script.contains("pg_available_wal_summaries()"), major >= Major::new(17));
             assert!(script.contains("CREATE ROLE \"back\"\"up\" LOGIN REPLICATION;"));
             assert!(!script.to_lowercase().contains("password"));
         }

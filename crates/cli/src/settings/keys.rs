@@ -1,5 +1,6 @@
 //! Every setting there is: its name in the file, its variables, its form.
 
+use operations::backup::CHANGED_BY;
 use operations::probe::MODES;
 
 /// One setting.
@@ -130,6 +131,7 @@ pub const KEYS: &[Key] = &[
     key("database_url", "PGKEEP_DATABASE_URL", Form::Text).or(&["DATABASE_URL"]).hides_password(),
     key("primary_url", "PGKEEP_PRIMARY_URL", Form::Text).secret(),
     key("mode", "PGKEEP_MODE", Form::Choice(&MODES)).default("auto"),
+    key("changed_by", "PGKEEP_CHANGED_BY", Form::Choice(&CHANGED_BY)).default("content"),
     key("key_file", "PGKEEP_KEY_FILE", Form::Path),
     key("key", "PGKEEP_KEY", Form::Text).secret(),
     key("passphrase_file", "PGKEEP_PASSPHRASE_FILE", Form::Path),

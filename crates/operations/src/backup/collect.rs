@@ -69,6 +69,8 @@ struct OpenFileEntry {
     spans: Vec<Vec<Extent>>,
     size: u64,
     crc32c: u32,
+    /// Some of it was not read.
+    partial: bool,
     ended: bool,
     vanished: bool,
     new: bool,
@@ -100,7 +102,7 @@ impl<'c> Collector<'c> {
             tablespaces: Vec::new(),
             fresh: Vec::new(),
             fresh_spans: HashMap::new(),
-            partials: 0,
+            partials: context.first_partial,
             partial_at: (Instant::now(), 0),
         }
     }
@@ -151,12 +153,13 @@ impl<'c> Collector<'c> {
             spans: Vec::new(),
             size: 0,
             crc32c: 0,
+            partial: false,
             ended: false,
             vanished: false,
             new: false,
             settled: true,
         });
-        self.totals.bytes_read += done.length;
+        self.totals.bytes_read += done.bytes_read;
         self.totals.bytes_new += done.new_bytes;
         self.totals.pages_verified += done.pages_verified;
         let kept = done.findings.len().min(MAX_KEPT_FINDINGS - self.findings.len());
@@ -177,6 +180,7 @@ impl<'c> Collector<'c> {
             file.size += done.length;
             file.new |= done.new_bytes > 0;
             file.settled &= done.settled;
+            file.partial |= done.partial;
             count(&mut self.live, &done.extents);
             file.spans.push(done.extents);
             file.ended = done.length < LEAF_SPAN;
@@ -215,7 +219,7 @@ impl<'c> Collector<'c> {
             // Zero never equals the time of a file: this one will be read again.
             ctime_ns: if file.settled { found.ctime_ns } else { 0 },
             inode: found.inode,
-            crc32c: file.crc32c,
+            crc32c: if file.partial { 0 } else { file.crc32c },
             content: Content::Inline(Vec::new()),
             target: Vec::new(),
         };

@@ -17,7 +17,7 @@ use super::collect::{Collected, Collector, Outcome, plain_entry};
 use super::earlier::{Earlier, EarlierPacks, EarlierStreams, Verdict};
 use super::error::BackupError;
 use super::upload::Uploader;
-use super::worker::{FileJob, SpanDone, Worker};
+use super::worker::{FileJob, SpanDone, SpanJob, Worker};
 use crate::monitor::{Event, Monitor};
 
 /// Memory for packs, for each worker: one pack being filled, which takes up to 22 MiB, and a third of one on its way.
@@ -27,10 +27,13 @@ const READY_GROUP: usize = 256;
 /// Pieces that may be planned past the one that the file list waits for: what is done out of order stays in memory.
 const MAX_AHEAD: u64 = 64;
 
+/// So many bytes that are taken over unread count as one that is read.
+const UNREAD_SHARE: u64 = 4;
+
 /// As many spans as the source wants to know of at once, so that small files do not cost a hand-over each.
 struct Work {
     number: u64,
-    spans: Vec<(Arc<FileJob>, u32)>,
+    spans: Vec<SpanJob>,
 }
 
 /// Everything that the copying leaves.
@@ -80,6 +83,7 @@ pub(crate) fn copy_files(
                     spans: Vec::new(),
                     ready: Vec::new(),
                     bytes: 0,
+                    ranges: 0,
                 };
                 let result = planner.run(source);
                 if result.is_err() {
@@ -163,12 +167,12 @@ fn read_spans(
 ) -> Result<Vec<SpanDone>, BackupError> {
     worker.announce(&piece.spans)?;
     let mut spans = Vec::with_capacity(piece.spans.len());
-    for (job, index) in &piece.spans {
+    for span in &piece.spans {
         // A piece may be long; whoever stopped the backup shall not wait for its end.
         if stop.load(Ordering::Acquire) {
             return Err(BackupError::Stopped);
         }
-        let span = worker.span(job, *index)?;
+        let span = worker.span(span)?;
         monitor.event(Event::Advanced { bytes: span.length });
         spans.push(span);
     }
@@ -195,8 +199,9 @@ struct Planner<'p> {
     /// How many pieces are in the file list.
     written: &'p AtomicU64,
     batch: Batch,
-    spans: Vec<(Arc<FileJob>, u32)>,
+    spans: Vec<SpanJob>,
     bytes: u64,
+    ranges: usize,
     ready: Vec<repository::content::Entry>,
 }
 
@@ -229,7 +234,7 @@ impl Planner<'_> {
             FileKind::File if found.path == pg::datadir::CONTROL_FILE => {}
             FileKind::File => match self.streams.verdict(&found, &self.context.repository)? {
                 Verdict::Unchanged(entry) => self.ready(entry),
-                Verdict::Read(candidates) => self.read(found, candidates),
+                Verdict::Read(candidates, parent) => self.read(FileJob { found, candidates, parent }),
             },
         }
         Ok(())
@@ -243,21 +248,33 @@ impl Planner<'_> {
         }
     }
 
-    fn read(&mut self, found: FoundFile, candidates: Vec<repository::content::Entry>) {
+    fn read(&mut self, file: FileJob) {
         self.hand_over_ready();
-        let size = found.size;
-        let job = Arc::new(FileJob { found, candidates });
-        for index in 0..job.spans() {
-            self.spans.push((job.clone(), index));
-            self.bytes += size.min(repository::content::LEAF_SPAN);
-            if self.bytes >= self.batch.bytes || self.spans.len() >= self.batch.ranges {
+        let file = Arc::new(file);
+        for index in 0..file.spans() {
+            let summary = self.context.summary.as_ref().zip(file.parent());
+            let plan = summary.and_then(|(summary, parent)| summary.plan(&file.found, parent, index));
+            if let Some(plan) = &plan {
+                let segment_blocks = self.context.segment_blocks;
+                let is_taken = |found: &PageFinding| plan.takes(index, found.block % segment_blocks);
+                self.streams.inherit(&file.found.path, is_taken);
+            }
+            let (start, end) = file.span(index);
+            let span = SpanJob { file: file.clone(), index, plan };
+            let ranges = span.ranges();
+            // What is not read has its share: the outcomes of a piece wait in memory for those before.
+            self.bytes +=
+                ranges.iter().map(|range| range.length).sum::<u64>().max((end - start) / UNREAD_SHARE);
+            self.ranges += ranges.len().max(1);
+            self.spans.push(span);
+            if self.bytes >= self.batch.bytes || self.ranges >= self.batch.ranges {
                 self.hand_over_spans();
             }
         }
     }
 
     fn hand_over_spans(&mut self) {
-        self.bytes = 0;
+        (self.bytes, self.ranges) = (0, 0);
         if !self.spans.is_empty() {
             let work = Work { number: self.next_number(), spans: std::mem::take(&mut self.spans) };
             // Nobody takes work any more only after a failure, which its thread reports.

@@ -16,6 +16,8 @@ pub(crate) struct Earlier {
     pub(crate) manifests: Vec<Manifest>,
     /// A file is taken over unread if its inode says that it did not change; off for a backup that reads everything.
     pub(crate) trust_times: bool,
+    /// This is the backup that the new one stands on, and no attempt.
+    pub(crate) is_parent: bool,
 }
 
 impl Earlier {
@@ -55,8 +57,8 @@ impl EarlierPacks {
 pub(crate) enum Verdict {
     /// It is what it was: this entry still tells everything.
     Unchanged(Entry),
-    /// Read it, and compare with these.
-    Read(Vec<Entry>),
+    /// Read it, and compare with these, of which one may be the parent's.
+    Read(Vec<Entry>, Option<usize>),
 }
 
 /// The earlier backups' entries, merged with the list of files as that goes on.
@@ -101,7 +103,7 @@ impl<'e> EarlierStreams<'e> {
         found: &FoundFile,
         repository: &'e Repository,
     ) -> Result<Verdict, RepositoryError> {
-        let mut candidates = Vec::new();
+        let (mut candidates, mut parent) = (Vec::new(), None);
         for at in 0..self.streams.len() {
             let stream = &mut self.streams[at];
             while stream.head.as_ref().is_some_and(|head| head.path < found.path) {
@@ -123,9 +125,19 @@ impl<'e> EarlierStreams<'e> {
                 self.inherited.extend(findings.filter(|finding| finding.path == entry.path).cloned());
                 return Ok(Verdict::Unchanged(entry));
             }
+            if self.streams[at].earlier.is_parent {
+                parent = Some(candidates.len());
+            }
             candidates.push(entry);
         }
-        Ok(Verdict::Read(candidates))
+        Ok(Verdict::Read(candidates, parent))
+    }
+
+    /// Notes what the parent found on pages of a file that are taken over from it unread.
+    pub(crate) fn inherit(&mut self, path: &[u8], is_taken: impl Fn(&PageFinding) -> bool) {
+        let parents = self.streams.iter().filter(|stream| stream.earlier.is_parent);
+        let findings = parents.flat_map(|stream| &stream.earlier.manifests).flat_map(|one| &one.findings);
+        self.inherited.extend(findings.filter(|found| found.path == path && is_taken(found)).cloned());
     }
 
     /// True if no lost pack holds content of the file and, for one that is to be named again unread, its leaves can

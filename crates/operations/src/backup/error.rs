@@ -60,6 +60,14 @@ pub enum BackupError {
         /// How long was waited.
         waited: Duration,
     },
+    /// The server's WAL summaries say nothing of a block that changed. The backup goes on without them.
+    #[error("the WAL summaries say nothing of block {block} of {path}, which changed")]
+    SummaryMissed {
+        /// Path below the data directory.
+        path: String,
+        /// Number of the block in that file.
+        block: u64,
+    },
     /// Another part of the backup failed, and says why.
     #[error("copying was stopped")]
     Stopped,

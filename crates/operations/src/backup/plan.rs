@@ -11,6 +11,7 @@ use repository::manifest::{BackupKind, Manifest};
 
 use super::earlier::{Earlier, EarlierPacks};
 use super::{BackupError, BackupRequest};
+use crate::monitor::{Event, Monitor};
 
 /// Everything is read again, whatever the files' times say, when that was last done so long ago.
 const REREAD_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -55,11 +56,14 @@ pub(crate) async fn plan_backup(
             manifest.server().system_identifier == control.system_identifier && manifest.backup_kind() == kind
         };
         if manifests.first().is_some_and(same) {
-            earlier.push(Earlier { manifests, trust_times: !request.reread });
+            earlier.push(Earlier { manifests, trust_times: !request.reread, is_parent: false });
         }
     }
-    earlier
-        .extend(parent.map(|manifest| Earlier { manifests: vec![manifest.clone()], trust_times: !reread }));
+    earlier.extend(parent.map(|manifest| Earlier {
+        manifests: vec![manifest.clone()],
+        trust_times: !reread,
+        is_parent: true,
+    }));
     let packs = EarlierPacks::read(repository, &earlier).await?;
     // Said now and kept in the manifest: this backup becomes the newest that this host saw.
     let rolled_back = repository.rolled_back(&request.cluster).await?;
@@ -82,6 +86,23 @@ fn backup_id(now: Timestamp, kind: BackupKind, after: Option<&str>) -> String {
 }
 
 impl Plan {
+    /// Says what is odd about earlier backups.
+    pub(crate) fn tell(&self, monitor: &dyn Monitor) {
+        for pack in &self.packs.lost {
+            let text =
+                format!("pack {pack} of earlier backups is missing or damaged; what it held is stored again");
+            monitor.event(Event::Warning(text));
+        }
+        if let Some(finding) = &self.rolled_back {
+            monitor.event(Event::Warning(finding.to_string()));
+        }
+    }
+
+    /// The backup that an incremental one stands on.
+    pub(crate) fn parent(&self) -> Option<&Manifest> {
+        self.earlier.iter().find(|earlier| earlier.is_parent)?.manifests.first()
+    }
+
     /// List pages of the parent whose packs are all there.
     pub(crate) fn known_pages(&self) -> Vec<repository::manifest::PageRef> {
         let there = |page: &&repository::manifest::PageRef| {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pg::control::ControlFile;
-use repository::manifest::{BackupKind, ConfigFile, Manifest, ServerRecord, Span, TablespaceRecord};
+use repository::manifest::{ConfigFile, Manifest, ServerRecord, Span, TablespaceRecord};
 use server::backup::Started;
 use server::facts::ServerFacts;
 use server::files::{FileSource, FilesError};
@@ -29,8 +29,7 @@ pub(crate) fn begin_manifest(
         oid: tablespace.oid,
         location: tablespace.location.as_os_str().as_bytes().to_vec(),
     };
-    let parent = plan.earlier.last().filter(|_| plan.kind == BackupKind::Incremental);
-    let parent = parent.and_then(|earlier| earlier.manifests.first());
+    let parent = plan.parent();
     let reread_at =
         if plan.reread { plan.now.as_microsecond() } else { parent.map_or(0, |parent| parent.reread_at_us) };
     Manifest {

@@ -62,6 +62,7 @@ impl<'c> Region<'c> {
             bytes[len + got..len + padded].fill(0);
             self.context.repository.digester().pages(&bytes[len..len + padded], &mut self.digests);
             len += got;
+            done.bytes_read += got as u64;
             if got < step {
                 break;
             }

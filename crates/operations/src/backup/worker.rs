@@ -2,6 +2,8 @@
 //!
 //! One worker does everything to its region before it takes the next, with buffers and contexts of its own.
 
+mod partly;
+
 use std::sync::Arc;
 
 use pg::datadir::{self, RelationFile};
@@ -14,6 +16,7 @@ use repository::pages::PageAt;
 use server::files::{FoundFile, OpenFile, Range, Reader};
 use tokio::runtime::Handle;
 
+use super::changes::SpanPlan;
 use super::error::{BackupError, display_path};
 use super::region::Region;
 use super::upload::Uploader;
@@ -24,15 +27,45 @@ pub(crate) struct FileJob {
     pub(crate) found: FoundFile,
     /// What earlier backups stored of this file, the likeliest first.
     pub(crate) candidates: Vec<Entry>,
+    /// Which of these is the parent's, if pages of it may be taken over unread.
+    pub(crate) parent: Option<usize>,
+}
+
+/// A span that is to be read, whole or as planned.
+pub(crate) struct SpanJob {
+    pub(crate) file: Arc<FileJob>,
+    pub(crate) index: u32,
+    pub(crate) plan: Option<SpanPlan>,
+}
+
+impl SpanJob {
+    /// The pieces of the file that will be read, in order.
+    pub(crate) fn ranges(&self) -> Vec<Range<'_>> {
+        let (path, (start, end)) = (&self.file.found.path[..], self.file.span(self.index));
+        let Some(plan) = &self.plan else {
+            return vec![Range { path, offset: start, length: end - start }];
+        };
+        let range = |run: std::ops::Range<usize>| Range {
+            path,
+            offset: start + (run.start * PAGE) as u64,
+            length: (run.len() * PAGE) as u64,
+        };
+        plan.reads().map(range).collect()
+    }
 }
 
 impl FileJob {
+    /// The parent's entry, if pages of it may be taken over unread.
+    pub(crate) fn parent(&self) -> Option<&Entry> {
+        self.candidates.get(self.parent?)
+    }
+
     pub(crate) fn spans(&self) -> u32 {
         self.found.size.div_ceil(LEAF_SPAN).max(1) as u32
     }
 
     /// Where a span begins and ends, by the size with which the file was listed.
-    fn span(&self, index: u32) -> (u64, u64) {
+    pub(crate) fn span(&self, index: u32) -> (u64, u64) {
         let start = u64::from(index) * LEAF_SPAN;
         (start, (start + LEAF_SPAN).min(self.found.size))
     }
@@ -43,8 +76,12 @@ pub(crate) struct SpanDone {
     pub(crate) job: Arc<FileJob>,
     pub(crate) index: u32,
     pub(crate) extents: Vec<Extent>,
-    /// Bytes read; fewer than the span has when the file was truncated meanwhile.
+    /// Bytes of the file; fewer than the span has when the file was truncated meanwhile.
     pub(crate) length: u64,
+    /// Of which so many were read.
+    pub(crate) bytes_read: u64,
+    /// The others were taken over unread, so that the sum is none.
+    pub(crate) partial: bool,
     pub(crate) crc32c: u32,
     pub(crate) new_bytes: u64,
     pub(crate) pages_verified: u64,
@@ -55,6 +92,27 @@ pub(crate) struct SpanDone {
     pub(crate) findings_left_out: u64,
     /// The file was not there any more.
     pub(crate) vanished: bool,
+}
+
+impl SpanDone {
+    /// Of which nothing is done yet.
+    pub(crate) fn new(job: &Arc<FileJob>, index: u32) -> Self {
+        Self {
+            job: job.clone(),
+            index,
+            extents: Vec::new(),
+            length: 0,
+            bytes_read: 0,
+            partial: false,
+            crc32c: 0,
+            new_bytes: 0,
+            pages_verified: 0,
+            findings: Vec::new(),
+            settled: true,
+            findings_left_out: 0,
+            vanished: false,
+        }
+    }
 }
 
 pub(crate) struct Worker<'c> {
@@ -98,40 +156,33 @@ impl<'c> Worker<'c> {
     }
 
     /// Says which spans will be read next, in this order.
-    pub(crate) fn announce(&mut self, spans: &[(Arc<FileJob>, u32)]) -> Result<(), BackupError> {
-        let ranges: Vec<Range<'_>> = spans
-            .iter()
-            .map(|(job, index)| {
-                let (offset, end) = job.span(*index);
-                Range { path: &job.found.path, offset, length: end - offset }
-            })
-            .collect();
+    pub(crate) fn announce(&mut self, spans: &[SpanJob]) -> Result<(), BackupError> {
+        let ranges: Vec<Range<'_>> = spans.iter().flat_map(SpanJob::ranges).collect();
         Ok(self.reader.announce(&ranges)?)
     }
 
     /// Reads one span of a file.
-    pub(crate) fn span(&mut self, job: &Arc<FileJob>, index: u32) -> Result<SpanDone, BackupError> {
-        let mut done = SpanDone {
-            job: job.clone(),
-            index,
-            extents: Vec::new(),
-            length: 0,
-            crc32c: 0,
-            new_bytes: 0,
-            pages_verified: 0,
-            findings: Vec::new(),
-            settled: true,
-            findings_left_out: 0,
-            vanished: false,
-        };
+    pub(crate) fn span(&mut self, span: &SpanJob) -> Result<SpanDone, BackupError> {
+        let SpanJob { file: job, index, plan } = span;
+        let mut done = SpanDone::new(job, *index);
+        if let Some(plan) = plan
+            && self.partly(job, *index, plan, &mut done)?
+        {
+            return Ok(done);
+        }
+        self.wholly(job, *index, &mut done)?;
+        Ok(done)
+    }
+
+    fn wholly(&mut self, job: &Arc<FileJob>, index: u32, done: &mut SpanDone) -> Result<(), BackupError> {
         let path = &job.found.path;
         let Some(file) = self.open_file(path)? else {
             done.vanished = true;
-            return Ok(done);
+            return Ok(());
         };
         done.settled = settled::wait(&*file, job.found.ctime_ns, self.context.started_ns);
         let (start, end) = job.span(index);
-        let earlier = self.earlier_pages(job, index);
+        let earlier = self.earlier_pages(&job.candidates, index);
         let first_block = self.first_block(path);
         if end - start == LEAF_SPAN && earlier.is_empty() {
             // What follows is whole chunks, which need no copying when they begin at one.
@@ -141,7 +192,7 @@ impl<'c> Worker<'c> {
         let mut at = start;
         while at < end {
             let wanted = (end - at).min(MAX_CHUNK as u64) as usize;
-            let Some(len) = self.region.read(&*file, path, at, wanted, first_block, &mut done)? else {
+            let Some(len) = self.region.read(&*file, path, at, wanted, first_block, done)? else {
                 // Where nothing is held open, a file may go away at any read: what there was ends here.
                 done.vanished = at == start;
                 break;
@@ -155,7 +206,7 @@ impl<'c> Worker<'c> {
         }
         done.extents = builder.finish();
         self.open = (u64::from(index) + 1 < u64::from(job.spans())).then(|| (path.clone(), file));
-        Ok(done)
+        Ok(())
     }
 
     /// Opens a file, or takes the one that the last span left open; `None` if it is gone.
@@ -182,9 +233,9 @@ impl<'c> Worker<'c> {
     }
 
     /// Where earlier backups have the pages of a span: for each candidate a list, in page order.
-    fn earlier_pages(&self, job: &FileJob, index: u32) -> Vec<Vec<PageAt>> {
+    fn earlier_pages(&self, candidates: &[Entry], index: u32) -> Vec<Vec<PageAt>> {
         let mut lists = Vec::new();
-        for entry in &job.candidates {
+        for entry in candidates {
             match self.expand(entry, index) {
                 Ok(pages) => lists.push(pages),
                 // Not needed: what cannot be compared is stored anew.

@@ -46,11 +46,19 @@ impl Scene {
 
     /// A scene whose server is set as `configure` wants it.
     pub async fn with(configure: impl FnOnce(ThrowawayBuilder) -> ThrowawayBuilder) -> Self {
+        Self::of(&binaries(), configure).await
+    }
+
+    /// The same with another PostgreSQL.
+    pub async fn of(
+        binaries: &Binaries,
+        configure: impl FnOnce(ThrowawayBuilder) -> ThrowawayBuilder,
+    ) -> Self {
         let folder = open_folder();
         let wal = folder.path().join("wal");
         std::fs::create_dir(&wal).unwrap();
         RunAs::unprivileged().unwrap().give(&wal).unwrap();
-        let builder = Throwaway::builder(&binaries())
+        let builder = Throwaway::builder(binaries)
             .setting("fsync", "off")
             .setting("archive_mode", "on")
             .setting("archive_command", &format!("cp %p {0}/%f.tmp && mv {0}/%f.tmp {0}/%f", wal.display()));
@@ -169,6 +177,7 @@ impl Scene {
             label: String::new(),
             full,
             reread: false,
+            changed_by: Default::default(),
             spread_checkpoint: false,
             workers: 2,
             level: 1,

@@ -209,7 +209,7 @@ fn missing_file_functions(connection: &Connection) -> Result<Vec<&'static str>, 
 }
 
 /// Whether our role may call a function; false as well where there is none of that name and arguments.
-fn may_execute(connection: &Connection, signature: &str) -> Result<bool, ServerError> {
+pub(crate) fn may_execute(connection: &Connection, signature: &str) -> Result<bool, ServerError> {
     let sql = "SELECT COALESCE(
                    pg_catalog.has_function_privilege(pg_catalog.to_regprocedure($1)::pg_catalog.oid, 'EXECUTE'), false)";
     connection.query_one(sql, &[signature])?.first()?.boolean(0)

@@ -113,6 +113,8 @@ fn context() -> Context {
         references: HashMap::new(),
         partial_time: Duration::from_secs(60),
         started_ns: 0,
+        summary: None,
+        first_partial: 0,
         stop: AtomicBool::new(false),
     }
 }
@@ -178,22 +180,15 @@ fn a_file_that_goes_away_between_its_spans_ends_there() {
         let job = Arc::new(FileJob {
             found: found("base/1/1259", FileKind::File, 3 * LEAF_SPAN),
             candidates: Vec::new(),
+            parent: None,
         });
         for (index, vanished) in vanished.into_iter().enumerate() {
             let extent = Extent { pack: PackId([index as u8; 16]), chunk: 0, offset: 0, length: LEAF_SPAN };
-            let done = SpanDone {
-                job: job.clone(),
-                index: index as u32,
-                extents: if vanished { Vec::new() } else { vec![extent] },
-                length: if vanished { 0 } else { LEAF_SPAN },
-                crc32c: 0,
-                new_bytes: 0,
-                pages_verified: 0,
-                findings: Vec::new(),
-                settled: true,
-                findings_left_out: 0,
-                vanished,
-            };
+            let mut done = SpanDone::new(&job, index as u32);
+            done.vanished = vanished;
+            if !vanished {
+                (done.extents, done.length) = (vec![extent], LEAF_SPAN);
+            }
             collector.take(index as u64, Outcome::Read(vec![done])).unwrap();
         }
         let collected = collector.finish().unwrap();
