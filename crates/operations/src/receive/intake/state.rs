@@ -35,7 +35,8 @@ pub(super) struct State {
     pub(super) opened: u64,
     /// Where the next byte is expected when nothing is open.
     pub(super) next: Option<(TimelineId, Lsn)>,
-    pub(super) durable: Option<Lsn>,
+    /// Up to where everything is in the repository, on the timeline of the first open segment, or of the last one stored.
+    pub(super) durable: Option<(TimelineId, Lsn)>,
     /// Parts that nobody needs any more.
     pub(super) superseded: Vec<Part>,
     /// Such parts are being removed.
@@ -71,12 +72,13 @@ impl State {
     /// Lets go of what is stored, in order.
     pub(super) fn settle(&mut self) {
         while let Some(first) = self.open.front() {
+            let durable = first.durable().map(|lsn| (first.name.timeline, lsn));
             if !first.is_done() {
-                self.durable = first.durable();
+                self.durable = durable;
                 return;
             }
             self.next = Lsn::new(first.end()).map(|end| (first.name.timeline, end));
-            self.durable = first.durable();
+            self.durable = durable;
             let first = self.open.pop_front().expect("it was just looked at");
             if first.is_stored {
                 self.superseded.extend(&first.parts);

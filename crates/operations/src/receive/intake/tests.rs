@@ -48,7 +48,7 @@ impl Taking {
     }
 
     fn durable(&self) -> u64 {
-        self.intake.durable().map_or(0, Lsn::get) - u64::from(5 * MIB)
+        self.intake.durable(TimelineId::FIRST).map_or(0, Lsn::get) - u64::from(5 * MIB)
     }
 }
 
@@ -114,7 +114,7 @@ fn parts_of_an_earlier_run_count_when_they_hold_what_came() {
     taking.take(8191);
     taking.wait(LAG * 2);
     assert!(matches!(taking.next(), Err(None)), "they cannot be compared yet");
-    assert_eq!(taking.intake.durable(), None);
+    assert_eq!(taking.durable(), 0);
     taking.take(1000);
     let Ok(Work::Compare(name, parts)) = taking.next() else { panic!("they are to be compared") };
     assert_eq!(
@@ -186,10 +186,18 @@ fn a_timeline_whose_end_is_stored_already_keeps_nothing_waiting() {
     let (ticket, part) = taking.next_part();
     taking.intake.part_done(ticket, part, true);
     let next = SegmentName { timeline: TimelineId::new(2).unwrap(), ..segment(5) };
+    assert_eq!(taking.durable(), 300);
     taking.intake.begin(next, Vec::new()).unwrap();
-    taking.take(200);
+    taking.take(400);
+    // What is stored of the old timeline is not what the new one has at the same place.
+    let of_new =
+        |taking: &Taking| taking.intake.durable(next.timeline).map(|lsn| lsn.get() - u64::from(5 * MIB));
+    assert_eq!((of_new(&taking), taking.intake.durable(TimelineId::FIRST)), (Some(0), None));
     taking.wait(LAG);
-    assert_eq!(taking.next_part().1.segment, next);
+    let (ticket, part) = taking.next_part();
+    assert_eq!(part.segment, next);
+    taking.intake.part_done(ticket, part, true);
+    assert_eq!(of_new(&taking), Some(400));
 }
 
 #[test]
