@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use scene::receiver::{
-    Receiver, assert_restores, end_of_wal, start_server, wait_for_kill, wait_until_flushed,
+    Receiver, TIMELINE_POINTS, assert_restores, end_of_wal, start_server, wait_for_kill, wait_until_flushed,
 };
 use scene::{Scene, ledger, number, sql, wait_for};
 use server::throwaway::Throwaway;
@@ -131,8 +131,7 @@ fn killed_while_it_changes_timelines_it_goes_on() {
     ledger::make(&primary);
     let standby = start_standby(&scene, &primary, "standby");
     let url = standby.conninfo();
-    let mut receiver =
-        Receiver::start_with(&scene, &url, &["--max-lag", "20ms"], Some("receive.timeline-ended"));
+    let mut receiver = Receiver::start_with(&scene, &url, &["--max-lag", "20ms"], Some(TIMELINE_POINTS[0]));
     receiver.wait_for("\"streaming\"");
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 30);
@@ -140,7 +139,7 @@ fn killed_while_it_changes_timelines_it_goes_on() {
     drop(primary);
     sql(&standby, "select pg_promote()");
     assert!(wait_for_kill(receiver, || {}), "the timeline ended");
-    let receiver = Receiver::start_with(&scene, &url, &[], Some("receive.history-stored"));
+    let receiver = Receiver::start_with(&scene, &url, &[], Some(TIMELINE_POINTS[1]));
     assert!(wait_for_kill(receiver, || {}), "the history was stored");
     ledger::add(&standby, 31, 60);
     let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use scene::receiver::{
-    Receiver, assert_restores, end_of_wal, start_server, stored_to, switch, wait_for_kill, wait_until_flushed,
+    GAP_POINT, POINTS, Receiver, assert_restores, end_of_wal, start_server, stored_to, switch, wait_for_kill,
+    wait_until_flushed,
 };
 use scene::wire::Wire;
 use scene::{Scene, ledger, number, sql, text, wait_for};
@@ -22,22 +23,10 @@ fn killed_at_any_point_it_goes_on_and_nothing_is_missing() {
     scene.init();
     let server = start_server(&scene, |builder| builder);
     ledger::make(&server);
-    let points = [
-        "receive.slot-created",
-        "receive.first-message",
-        "receive.taken:3",
-        "receive.segment-full",
-        "receive.part",
-        "receive.part-stored",
-        "receive.part-stored:2",
-        "receive.whole",
-        "receive.whole-stored",
-        "receive.parts-removed",
-        "receive.reported:2",
-    ];
     let mut last = 0;
-    for (at, point) in points.iter().enumerate() {
-        let receiver = Receiver::start_with(&scene, &server.conninfo(), &["--max-lag", "20ms"], Some(point));
+    for (at, (point, time)) in POINTS.iter().enumerate() {
+        let point = format!("{point}:{time}");
+        let receiver = Receiver::start_with(&scene, &server.conninfo(), &["--max-lag", "20ms"], Some(&point));
         let killed = wait_for_kill(receiver, || {
             ledger::add(&server, last + 1, last + 20);
             last += 20;
@@ -153,7 +142,7 @@ fn a14_a_dropped_slot_whose_wal_is_gone_is_a_gap_that_everybody_tells_of() {
     sql(&server, "checkpoint");
 
     let begun = Instant::now();
-    let killed = Receiver::start_with(&scene, &server.conninfo(), &[], Some("receive.gap"));
+    let killed = Receiver::start_with(&scene, &server.conninfo(), &[], Some(GAP_POINT));
     assert!(wait_for_kill(killed, || {}), "the gap is written down before anything else");
     let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
     receiver.wait_for("is gone for good");
