@@ -148,3 +148,37 @@ fn killed_while_it_changes_timelines_it_goes_on() {
     receiver.stop();
     assert_restores(&scene, "restored", 60);
 }
+
+#[test]
+fn a_restarted_receiver_keeps_what_only_the_repository_has() {
+    let Some(scene) = Scene::of(15) else { return };
+    scene.init();
+    let mut primary = start_server(&scene, |builder| builder);
+    ledger::make(&primary);
+    let mut standby = start_standby(&scene, &primary, "standby");
+    let url = hosts(&[&primary, &standby]);
+    let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
+    receiver.wait_for("\"streaming\"");
+    scene.backup(&primary, &[]);
+    ledger::add(&primary, 1, 20);
+    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{}')::int", end_of_wal(&primary));
+    wait_for("the standby", || (number(&standby, &replayed) == 1).then_some(()));
+    standby.stop(server::throwaway::StopMode::Fast).unwrap();
+    // In the same segment, so that its beginning is streamed again and ends earlier.
+    ledger::add(&primary, 21, 40);
+    wait_until_flushed(&primary, end_of_wal(&primary));
+    receiver.kill();
+    primary.kill();
+    standby.start().unwrap();
+    sql(&standby, "select pg_promote()");
+    ledger::add(&standby, 101, 120);
+    let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
+    receiver.wait_for("\"timeline\":2");
+    wait_until_flushed(&standby, end_of_wal(&standby));
+    receiver.stop();
+    let newest = scene.restore("newest", &["--to", "latest"]);
+    let found = ledger::ids(&scene.start_restored(&newest));
+    assert_eq!(found, (1..=20).chain(101..=120).collect(), "the new timeline");
+    let old = scene.restore("old", &["--to", "latest", "--timeline", "1"]);
+    ledger::assert_prefix(&scene.start_restored(&old), 40, "the old timeline to its end");
+}

@@ -210,6 +210,35 @@ fn a_storage_that_is_down_is_waited_for_and_nothing_is_missing() {
 }
 
 #[test]
+fn killed_while_one_segment_cannot_be_stored_it_stores_that_one_too() {
+    let Some(scene) = Scene::of(15) else { return };
+    scene.init();
+    let server = start_server(&scene, |builder| builder);
+    ledger::make(&server);
+    let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
+    receiver.wait_for("\"streaming\"");
+    scene.backup(&server, &[]);
+    // Something that is no segment stands where the one being written is to go.
+    let name = text(&server, "select pg_walfile_name(pg_current_wal_lsn() + 1)");
+    let obstacle = scene.make_folder(&format!("repository/clusters/main/wal/00000001/00000000/{name}"));
+    for round in 0..4 {
+        ledger::add(&server, round * 20 + 1, round * 20 + 20);
+        switch(&server);
+    }
+    receiver.wait_for("cannot be stored");
+    std::thread::sleep(Duration::from_secs(1));
+    receiver.kill();
+    sql(&server, "checkpoint");
+    std::fs::remove_dir(obstacle).unwrap();
+    let receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
+    wait_until_flushed(&server, end_of_wal(&server));
+    receiver.stop();
+    let status = scene.json(&["status"]);
+    assert_eq!(status["problems"].as_array().unwrap().len(), 0, "{status}");
+    assert_restores(&scene, "restored", 80);
+}
+
+#[test]
 fn a_slot_past_its_limit_is_dropped_before_it_fills_the_servers_disk() {
     let Some(scene) = Scene::of(17) else { return };
     scene.init();

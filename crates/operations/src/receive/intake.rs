@@ -197,7 +197,10 @@ impl Intake {
                 return;
             }
             if part.from == 0 {
-                replaced = std::mem::take(&mut segment.parts);
+                // One that reaches further is not replaced, whoever stored it.
+                let (kept, shorter) =
+                    std::mem::take(&mut segment.parts).into_iter().partition(|old| old.to > part.to);
+                (segment.parts, replaced) = (kept, shorter);
                 replaced.retain(|old| *old != part);
             }
             segment.parts.push(part);

@@ -216,10 +216,14 @@ impl Stream {
         let size = intake.size();
         let unread = |error: repository::RepositoryError| self.repository_failed(error.into());
         let here = intake.position().map(|(timeline, lsn)| Position { timeline, lsn });
-        let known = match &here {
-            Some(here) => Some(here.clone()),
+        // A server that does not know the timeline we were on says nothing of where its own was left: what is stored does.
+        let followed = here.clone().filter(|here| history.lineage().any(|one| one == here.timeline));
+        let known = match followed {
+            Some(here) => Some(here),
             None => {
-                self.handle.block_on(position::stored(repository, cluster, history, size)).map_err(unread)?
+                let stored = position::stored(repository, cluster, history, size);
+                let stored = self.handle.block_on(stored).map_err(unread)?;
+                stored.map(|stored| self.not_after_slot(stored, history)).transpose()?
             }
         };
         let start = match &known {
@@ -236,6 +240,20 @@ impl Stream {
             return Ok(start);
         }
         self.open(&segment_start(start.timeline, start.lsn, size))
+    }
+
+    /// A position, or the slot's if that is earlier: the slot was told of nothing that has a hole before it, whoever stored what
+    /// is stored.
+    fn not_after_slot(&self, stored: Position, history: &TimelineHistory) -> Result<Position, Broken> {
+        let slot = Slot::read(&self.sql()?, &self.slot)?;
+        match slot.and_then(|slot| slot.restart).filter(|kept| *kept < stored.lsn) {
+            Some(kept) => {
+                // Much of it is there already, and is only compared.
+                self.store.archives_too.store(true, Ordering::Relaxed);
+                Ok(segment_start(history.timeline_at(kept), kept, self.store.intake.size()))
+            }
+            None => Ok(stored),
+        }
     }
 
     /// Opens the segment at a position, with the parts that are stored of it.

@@ -13,9 +13,6 @@ use tokio::time::Instant;
 
 use super::super::segment::{OpenSegment, Stretch, Ticket};
 
-/// Segments that are stored at the same time.
-const AT_ONCE: usize = 2;
-
 /// A piece of work for whoever stores.
 pub(in crate::receive) enum Work {
     /// Store the whole segment.
@@ -97,21 +94,18 @@ impl State {
             self.removing += 1;
             return Ok(Work::Remove(std::mem::take(&mut self.superseded)));
         }
-        let under_way = self.open.iter().filter(|segment| segment.whole_under_way).count();
-        let full =
-            |segment: &&mut OpenSegment| segment.is_full() && !segment.is_stored && !segment.whole_under_way;
-        if under_way < AT_ONCE
-            && let Some(segment) = self.open.iter_mut().find(full)
-        {
-            segment.whole_under_way = true;
-            return Ok(Work::Whole(segment.ticket, segment.name, segment.whole(stored_us)));
+        // Only of the first: the repository has no hole that a restart would have to find, what is said to be durable has none
+        // before it, and a segment is stored only when the server was told of everything before it.
+        if let Some(first) = self.open.front_mut().filter(|first| first.is_full()) {
+            if first.is_stored || first.whole_under_way {
+                return Err(None);
+            }
+            first.whole_under_way = true;
+            return Ok(Work::Whole(first.ticket, first.name, first.whole(stored_us)));
         }
-        // Only of the first: what is said to be durable has no hole before it, and a restarted receiver must find the
-        // segments before a part either whole or on the server.
-        let is_free =
-            |first: &&mut OpenSegment| !first.is_full() && !first.part_under_way && first.has_header();
+        let is_free = |first: &&mut OpenSegment| !first.part_under_way && first.has_header();
         let Some(first) = self.open.front_mut().filter(is_free) else { return Err(None) };
-        if first.claimed > first.shipped && !first.closed {
+        if first.claimed > first.shipped {
             if first.filled < first.claimed {
                 return Err(None);
             }

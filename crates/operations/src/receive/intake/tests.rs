@@ -218,6 +218,34 @@ fn a_closed_segment_has_to_be_begun_again() {
 }
 
 #[test]
+fn a_segment_is_stored_only_after_the_one_before_it() {
+    let taking = Taking::new(&[]);
+    taking.take(3 * MIB);
+    let Ok(Work::Whole(first, ..)) = taking.next() else { panic!("it is full") };
+    assert!(matches!(taking.next(), Err(None)), "a restart could not tell that the first is missing");
+    taking.intake.whole_done(first, true);
+    let Ok(Work::Whole(_, name, _)) = taking.next() else { panic!("the next is full, too") };
+    assert_eq!(name, segment(6));
+}
+
+#[test]
+fn parts_that_hold_more_than_came_again_are_kept() {
+    let taking = Taking::new(&[(0, 8192)]);
+    taking.take(5000);
+    taking.intake.close();
+    assert!(matches!(taking.next(), Err(None)) && taking.intake.wait_until_stored(Duration::ZERO));
+    assert_eq!(taking.durable(), 0, "they were not compared");
+    let mut taking = Taking::new(&[(0, 1000), (4096, 9000)]);
+    taking.take(5000);
+    let Ok(Work::Compare(ticket, _)) = taking.next() else { panic!("the first is to be compared") };
+    taking.intake.compared(ticket, Compared::Gone);
+    taking.wait(LAG);
+    let (ticket, part) = taking.next_part();
+    taking.intake.part_done(ticket, part, true);
+    assert!(matches!(taking.next(), Err(None)), "nothing is removed");
+}
+
+#[test]
 fn a_receiver_waits_while_too_much_is_not_stored() {
     let taking = Taking::new(&[]);
     for _ in 0..64 {
