@@ -10,16 +10,26 @@ use scene::receiver::{
     Receiver, TIMELINE_POINTS, assert_restores, end_of_wal, start_server, wait_for_kill, wait_until_flushed,
 };
 use scene::{Scene, ledger, number, sql, wait_for};
-use server::throwaway::Throwaway;
+use server::settings_check::restore_command;
+use server::throwaway::{Throwaway, ThrowawayBuilder};
 
 /// A standby of a server, in a folder of the scene, on a socket of its own.
 fn start_standby(scene: &Scene, primary: &Throwaway, name: &str) -> Throwaway {
+    start_standby_with(scene, primary, name, |builder| builder)
+}
+
+fn start_standby_with(
+    scene: &Scene,
+    primary: &Throwaway,
+    name: &str,
+    configure: impl FnOnce(ThrowawayBuilder) -> ThrowawayBuilder,
+) -> Throwaway {
     let into = scene.text_path(name);
     let mut command = primary.command("pg_basebackup");
     command.args(["-D", &into, "-X", "stream", "-c", "fast", "-R"]);
     scene.as_user(&mut command);
     assert!(command.status().unwrap().success());
-    let builder = Throwaway::builder(&scene.binaries);
+    let builder = configure(Throwaway::builder(&scene.binaries));
     builder.start_existing(Path::new(&into)).unwrap()
 }
 
@@ -181,4 +191,29 @@ fn a_restarted_receiver_keeps_what_only_the_repository_has() {
     assert_eq!(found, (1..=20).chain(101..=120).collect(), "the new timeline");
     let old = scene.restore("old", &["--to", "latest", "--timeline", "1"]);
     ledger::assert_prefix(&scene.start_restored(&old), 40, "the old timeline to its end");
+}
+
+#[test]
+fn a_standby_that_has_more_than_the_archive_keeps_it_when_it_is_promoted() {
+    let Some(scene) = Scene::of(15) else { return };
+    scene.init();
+    let mut primary = start_server(&scene, |builder| builder);
+    ledger::make(&primary);
+    let command = restore_command(&scene.program(), &["--config", scene.config().to_str().unwrap()]);
+    let mut receiver = Receiver::start(&scene, &primary.conninfo(), &["--max-lag", "20ms"]);
+    receiver.wait_for("\"streaming\"");
+    let standby = start_standby_with(&scene, &primary, "standby", |builder| {
+        builder.setting("restore_command", &command)
+    });
+    ledger::add(&primary, 1, 20);
+    wait_until_flushed(&primary, end_of_wal(&primary));
+    receiver.stop();
+    ledger::add(&primary, 21, 60);
+    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{}')::int", end_of_wal(&primary));
+    wait_for("the standby", || (number(&standby, &replayed) == 1).then_some(()));
+    primary.kill();
+    // Time for it to ask the archive, which has only the beginning of the segment.
+    std::thread::sleep(Duration::from_secs(2));
+    sql(&standby, "select pg_promote()");
+    ledger::assert_prefix(&standby, 60, "the promoted standby");
 }

@@ -221,7 +221,7 @@ pub async fn receive(
         ended.send_replace(true);
         outcome
     });
-    let watching = limit::watch(settings, request.clone(), store.tell.clone(), over_limit);
+    let watching = limit::watch(settings, request.clone(), store.clone(), over_limit);
     let storing = tokio::spawn(store.clone().run(has_ended));
     tokio::pin!(watching, storing);
     loop {
