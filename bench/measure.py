@@ -29,7 +29,11 @@ def run(command, user=None, env=None, cwd=None):
     stop = threading.Event()
     sampler = threading.Thread(target=sample, args=(child.pid, peak, stop), daemon=True)
     sampler.start()
-    _, status, usage = os.wait4(child.pid, 0)
+    try:
+        _, status, usage = os.wait4(child.pid, 0)
+    except BaseException:
+        child.kill()  # we are being ended: it must not outlive its folder
+        raise
     wall = time.monotonic() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     stop.set()

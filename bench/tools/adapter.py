@@ -23,6 +23,7 @@ class Adapter:
         self.setup, self.label, self.level, self.store = setup, label, level, store
         self.folder = os.path.join(setup.folder, label.replace(":", "-").replace("@", "-"))
         self.repository = os.path.join(self.folder, "repository")
+        self.host = setup.cluster.folder  # where the server is reached: its socket
         if store == "s3":
             self.repository = setup.server.folder_of(os.path.basename(self.folder))
 

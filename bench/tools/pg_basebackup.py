@@ -26,7 +26,7 @@ class PgBaseBackup(Adapter):
         cluster = self.setup.cluster
         compress = f"--compress=client-zstd:level={self.level},workers={self.setup.processes}"
         program = os.path.join(cluster.bin, "pg_basebackup")
-        return [program, *cluster.address(), "-D", self.repository, "-Ft", "-X", "fetch", "-c", "fast", compress]
+        return [program, "-h", self.host, "-p", str(cluster.port), "-U", "postgres", "-D", self.repository, "-Ft", "-X", "fetch", "-c", "fast", compress]
 
     def restore(self, into, delta=False):
         return ["tar", "-I", "zstd", "-xf", os.path.join(self.repository, "base.tar.zst"), "-C", into]

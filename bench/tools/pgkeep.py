@@ -27,14 +27,14 @@ class PgKeep(Adapter):
         return self.setup.call([self.program, "--version"]).strip()
 
     def prepare(self):
-        cluster, setup = self.setup.cluster, self.setup
+        setup = self.setup
         setup.fresh_folder(self.folder)
         location, section = self.repository, ""
         if self.store == "s3":
             location, section = f"s3://{setup.server.bucket}/{setup.server.fresh_prefix(self.repository)}", setup.server.pgkeep_section()
         lines = [
             f'repository = "{location}"', 'cluster = "main"', f'key_file = "{self.folder}/key"',
-            f'database_url = "host={cluster.folder} port={cluster.port} user=postgres dbname=postgres"',
+            f'database_url = "host={self.host} port={setup.cluster.port} user=postgres dbname=postgres"',
             f'state_dir = "{self.folder}/state"', f"compression_level = {self.level}", f"workers = {setup.processes}", section,
         ]  # fmt: skip
         setup.write(self.conf, "\n".join(lines) + "\n")

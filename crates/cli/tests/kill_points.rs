@@ -7,7 +7,7 @@ mod scene;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use scene::{Scene, flush_wal, judges, ledger, number, sql, text};
+use scene::{Scene, flush_wal, judges, ledger, number, receiver, sql, text};
 use server::throwaway::{StopMode, Throwaway};
 
 const BACKUP: [&str; 10] = [
@@ -57,7 +57,10 @@ fn c01_every_point_of_the_source_has_its_scenario() {
         }
     }
     let here: [&[&str]; 7] = [&BACKUP, &RESTORE, &PUSH, &DRAIN, &GET, &GET_AHEAD, &PREFETCH];
-    let here: BTreeSet<String> = here.concat().into_iter().map(str::to_owned).collect();
+    let received = receiver::POINTS.map(|(point, _)| point);
+    let rare = receiver::TIMELINE_POINTS.into_iter().chain([receiver::GAP_POINT]);
+    let here: BTreeSet<String> =
+        here.concat().into_iter().chain(received).chain(rare).map(str::to_owned).collect();
     assert_eq!(named, here, "points in the source, points in the scenarios");
 }
 

@@ -7,19 +7,29 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use scene::receiver::{
-    Receiver, assert_restores, end_of_wal, start_server, wait_for_kill, wait_until_flushed,
+    Receiver, TIMELINE_POINTS, assert_restores, end_of_wal, start_server, wait_for_kill, wait_until_flushed,
 };
 use scene::{Scene, ledger, number, sql, wait_for};
-use server::throwaway::Throwaway;
+use server::settings_check::restore_command;
+use server::throwaway::{Throwaway, ThrowawayBuilder};
 
 /// A standby of a server, in a folder of the scene, on a socket of its own.
 fn start_standby(scene: &Scene, primary: &Throwaway, name: &str) -> Throwaway {
+    start_standby_with(scene, primary, name, |builder| builder)
+}
+
+fn start_standby_with(
+    scene: &Scene,
+    primary: &Throwaway,
+    name: &str,
+    configure: impl FnOnce(ThrowawayBuilder) -> ThrowawayBuilder,
+) -> Throwaway {
     let into = scene.text_path(name);
     let mut command = primary.command("pg_basebackup");
     command.args(["-D", &into, "-X", "stream", "-c", "fast", "-R"]);
     scene.as_user(&mut command);
     assert!(command.status().unwrap().success());
-    let builder = Throwaway::builder(&scene.binaries);
+    let builder = configure(Throwaway::builder(&scene.binaries));
     builder.start_existing(Path::new(&into)).unwrap()
 }
 
@@ -131,8 +141,7 @@ fn killed_while_it_changes_timelines_it_goes_on() {
     ledger::make(&primary);
     let standby = start_standby(&scene, &primary, "standby");
     let url = standby.conninfo();
-    let mut receiver =
-        Receiver::start_with(&scene, &url, &["--max-lag", "20ms"], Some("receive.timeline-ended"));
+    let mut receiver = Receiver::start_with(&scene, &url, &["--max-lag", "20ms"], Some(TIMELINE_POINTS[0]));
     receiver.wait_for("\"streaming\"");
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 30);
@@ -140,7 +149,7 @@ fn killed_while_it_changes_timelines_it_goes_on() {
     drop(primary);
     sql(&standby, "select pg_promote()");
     assert!(wait_for_kill(receiver, || {}), "the timeline ended");
-    let receiver = Receiver::start_with(&scene, &url, &[], Some("receive.history-stored"));
+    let receiver = Receiver::start_with(&scene, &url, &[], Some(TIMELINE_POINTS[1]));
     assert!(wait_for_kill(receiver, || {}), "the history was stored");
     ledger::add(&standby, 31, 60);
     let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
@@ -148,4 +157,63 @@ fn killed_while_it_changes_timelines_it_goes_on() {
     wait_until_flushed(&standby, end_of_wal(&standby));
     receiver.stop();
     assert_restores(&scene, "restored", 60);
+}
+
+#[test]
+fn a_restarted_receiver_keeps_what_only_the_repository_has() {
+    let Some(scene) = Scene::of(15) else { return };
+    scene.init();
+    let mut primary = start_server(&scene, |builder| builder);
+    ledger::make(&primary);
+    let mut standby = start_standby(&scene, &primary, "standby");
+    let url = hosts(&[&primary, &standby]);
+    let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
+    receiver.wait_for("\"streaming\"");
+    scene.backup(&primary, &[]);
+    ledger::add(&primary, 1, 20);
+    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{}')::int", end_of_wal(&primary));
+    wait_for("the standby", || (number(&standby, &replayed) == 1).then_some(()));
+    standby.stop(server::throwaway::StopMode::Fast).unwrap();
+    // In the same segment, so that its beginning is streamed again and ends earlier.
+    ledger::add(&primary, 21, 40);
+    wait_until_flushed(&primary, end_of_wal(&primary));
+    receiver.kill();
+    primary.kill();
+    standby.start().unwrap();
+    sql(&standby, "select pg_promote()");
+    ledger::add(&standby, 101, 120);
+    let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
+    receiver.wait_for("\"timeline\":2");
+    wait_until_flushed(&standby, end_of_wal(&standby));
+    receiver.stop();
+    let newest = scene.restore("newest", &["--to", "latest"]);
+    let found = ledger::ids(&scene.start_restored(&newest));
+    assert_eq!(found, (1..=20).chain(101..=120).collect(), "the new timeline");
+    let old = scene.restore("old", &["--to", "latest", "--timeline", "1"]);
+    ledger::assert_prefix(&scene.start_restored(&old), 40, "the old timeline to its end");
+}
+
+#[test]
+fn a_standby_that_has_more_than_the_archive_keeps_it_when_it_is_promoted() {
+    let Some(scene) = Scene::of(15) else { return };
+    scene.init();
+    let mut primary = start_server(&scene, |builder| builder);
+    ledger::make(&primary);
+    let command = restore_command(&scene.program(), &["--config", scene.config().to_str().unwrap()]);
+    let mut receiver = Receiver::start(&scene, &primary.conninfo(), &["--max-lag", "20ms"]);
+    receiver.wait_for("\"streaming\"");
+    let standby = start_standby_with(&scene, &primary, "standby", |builder| {
+        builder.setting("restore_command", &command)
+    });
+    ledger::add(&primary, 1, 20);
+    wait_until_flushed(&primary, end_of_wal(&primary));
+    receiver.stop();
+    ledger::add(&primary, 21, 60);
+    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{}')::int", end_of_wal(&primary));
+    wait_for("the standby", || (number(&standby, &replayed) == 1).then_some(()));
+    primary.kill();
+    // Time for it to ask the archive, which has only the beginning of the segment.
+    std::thread::sleep(Duration::from_secs(2));
+    sql(&standby, "select pg_promote()");
+    ledger::assert_prefix(&standby, 60, "the promoted standby");
 }

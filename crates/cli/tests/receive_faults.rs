@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use scene::receiver::{
-    Receiver, assert_restores, end_of_wal, start_server, stored_to, switch, wait_for_kill, wait_until_flushed,
+    GAP_POINT, POINTS, Receiver, assert_restores, end_of_wal, start_server, stored_to, switch, wait_for_kill,
+    wait_until_flushed,
 };
 use scene::wire::Wire;
 use scene::{Scene, ledger, number, sql, text, wait_for};
@@ -22,22 +23,10 @@ fn killed_at_any_point_it_goes_on_and_nothing_is_missing() {
     scene.init();
     let server = start_server(&scene, |builder| builder);
     ledger::make(&server);
-    let points = [
-        "receive.slot-created",
-        "receive.first-message",
-        "receive.taken:3",
-        "receive.segment-full",
-        "receive.part",
-        "receive.part-stored",
-        "receive.part-stored:2",
-        "receive.whole",
-        "receive.whole-stored",
-        "receive.parts-removed",
-        "receive.reported:2",
-    ];
     let mut last = 0;
-    for (at, point) in points.iter().enumerate() {
-        let receiver = Receiver::start_with(&scene, &server.conninfo(), &["--max-lag", "20ms"], Some(point));
+    for (at, (point, time)) in POINTS.iter().enumerate() {
+        let point = format!("{point}:{time}");
+        let receiver = Receiver::start_with(&scene, &server.conninfo(), &["--max-lag", "20ms"], Some(&point));
         let killed = wait_for_kill(receiver, || {
             ledger::add(&server, last + 1, last + 20);
             last += 20;
@@ -153,7 +142,7 @@ fn a14_a_dropped_slot_whose_wal_is_gone_is_a_gap_that_everybody_tells_of() {
     sql(&server, "checkpoint");
 
     let begun = Instant::now();
-    let killed = Receiver::start_with(&scene, &server.conninfo(), &[], Some("receive.gap"));
+    let killed = Receiver::start_with(&scene, &server.conninfo(), &[], Some(GAP_POINT));
     assert!(wait_for_kill(killed, || {}), "the gap is written down before anything else");
     let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
     receiver.wait_for("is gone for good");
@@ -218,6 +207,35 @@ fn a_storage_that_is_down_is_waited_for_and_nothing_is_missing() {
     wait_until_flushed(&server, end_of_wal(&server));
     receiver.stop();
     assert_restores(&scene, "restored", 120);
+}
+
+#[test]
+fn killed_while_one_segment_cannot_be_stored_it_stores_that_one_too() {
+    let Some(scene) = Scene::of(15) else { return };
+    scene.init();
+    let server = start_server(&scene, |builder| builder);
+    ledger::make(&server);
+    let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
+    receiver.wait_for("\"streaming\"");
+    scene.backup(&server, &[]);
+    // Something that is no segment stands where the one being written is to go.
+    let name = text(&server, "select pg_walfile_name(pg_current_wal_lsn() + 1)");
+    let obstacle = scene.make_folder(&format!("repository/clusters/main/wal/00000001/00000000/{name}"));
+    for round in 0..4 {
+        ledger::add(&server, round * 20 + 1, round * 20 + 20);
+        switch(&server);
+    }
+    receiver.wait_for("cannot be stored");
+    std::thread::sleep(Duration::from_secs(1));
+    receiver.kill();
+    sql(&server, "checkpoint");
+    std::fs::remove_dir(obstacle).unwrap();
+    let receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
+    wait_until_flushed(&server, end_of_wal(&server));
+    receiver.stop();
+    let status = scene.json(&["status"]);
+    assert_eq!(status["problems"].as_array().unwrap().len(), 0, "{status}");
+    assert_restores(&scene, "restored", 80);
 }
 
 #[test]

@@ -165,6 +165,12 @@ pub enum ReceiveError {
         /// Why.
         source: std::io::Error,
     },
+    /// It was to end and could not store what had come. All of it is still on the server.
+    #[error("what came last could not be stored within {} s; the server still has it", .waited.as_secs())]
+    NotStored {
+        /// How long was waited.
+        waited: Duration,
+    },
     /// The name is none for a slot.
     #[error("{name:?} is not the name of a slot: 1 to 63 of a-z, 0-9 and _")]
     SlotName {
@@ -215,7 +221,7 @@ pub async fn receive(
         ended.send_replace(true);
         outcome
     });
-    let watching = limit::watch(settings, request.clone(), store.tell.clone(), over_limit);
+    let watching = limit::watch(settings, request.clone(), store.clone(), over_limit);
     let storing = tokio::spawn(store.clone().run(has_ended));
     tokio::pin!(watching, storing);
     loop {

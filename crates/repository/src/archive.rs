@@ -264,7 +264,10 @@ impl Repository {
                 continue;
             }
             let later = self.storage().list(&folder).await?.into_iter().find_map(|entry| {
-                let name = entry.name.as_str().rsplit('/').next()?.parse::<SegmentName>().ok()?;
+                let text = entry.name.as_str().rsplit('/').next()?;
+                // A part is WAL as well: what lies before it is missing, not absent.
+                let part = || text.parse::<Part>().ok().map(|part| part.segment);
+                let name = text.parse::<SegmentName>().ok().or_else(part)?;
                 (name.timeline == segment.timeline && name > *segment).then_some(name)
             });
             if later.is_some() {

@@ -217,7 +217,8 @@ fn check_receiving(facts: &ServerFacts, report: &mut Report) {
 fn check_archive_mode(facts: &ServerFacts, report: &mut Report) {
     if facts.archive_mode == ArchiveMode::Off {
         let what = "archive_mode is off: no WAL is handed over";
-        report.find(Severity::Problem, what, "set archive_mode = on and restart the server");
+        let hint = "set archive_mode = on and restart the server; or run `pgkeep wal receive`, which needs none of this";
+        report.find(Severity::Problem, what, hint);
         report.set("archive_mode", "on");
         report.needs_restart = true;
     }

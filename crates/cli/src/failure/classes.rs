@@ -129,7 +129,7 @@ fn receive_class(error: &ReceiveError) -> Option<Class> {
         ReceiveError::Archive(below) => archive_class(below),
         ReceiveError::Mismatch(_) | ReceiveError::OtherServer { .. } => Some(Class::Conflict),
         ReceiveError::Unusable { .. } | ReceiveError::SlotName { .. } => Some(Class::WrongRequest),
-        ReceiveError::Spool { .. } => Some(Class::TryAgain),
+        ReceiveError::Spool { .. } | ReceiveError::NotStored { .. } => Some(Class::TryAgain),
     }
 }
 

@@ -12,6 +12,25 @@ use server::throwaway::{Throwaway, ThrowawayBuilder};
 
 use super::{Scene, ledger, number, sql, text, wait_for};
 
+/// Points that a receiver comes by in good times, and the time at which it is killed there.
+pub const POINTS: [(&str, u32); 11] = [
+    ("receive.slot-created", 1),
+    ("receive.first-message", 1),
+    ("receive.taken", 3),
+    ("receive.segment-full", 1),
+    ("receive.part", 1),
+    ("receive.part-stored", 1),
+    ("receive.part-stored", 2),
+    ("receive.whole", 1),
+    ("receive.whole-stored", 1),
+    ("receive.parts-removed", 1),
+    ("receive.reported", 2),
+];
+/// Where a gap has just been written down.
+pub const GAP_POINT: &str = "receive.gap";
+/// Where a timeline has just ended, and where the history of the next one is stored.
+pub const TIMELINE_POINTS: [&str; 2] = ["receive.timeline-ended", "receive.history-stored"];
+
 pub struct Receiver {
     child: Child,
     told: Arc<Mutex<Vec<Value>>>,

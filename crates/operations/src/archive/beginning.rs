@@ -1,8 +1,12 @@
 //! The end of a stream: the beginning of a segment that its server has not finished, put together from its parts.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
-use pg::wal::{FileName, LONG_HEADER_SIZE, SegmentName};
+use pg::timeline::TimelineHistory;
+use pg::wal::{FileName, LONG_HEADER_SIZE, LongHeader, SegmentName, SegmentSize};
 use repository::archive::{ArchiveError, Part, WalSink, cover};
 use storage::StorageError;
 
@@ -41,6 +45,9 @@ pub async fn fetch_beginning(
         };
     };
     let identity = identity_for(context, &name).await?;
+    if !reaches_own_timeline(context, segment, bytes, identity.segment_size).await? {
+        return Ok(Beginning::None);
+    }
     let mut sink = Joined { incoming, at: 0, skip: 0 };
     for part in &parts {
         sink.begin(part);
@@ -56,6 +63,58 @@ pub async fn fetch_beginning(
     check(&identity, segment, &incoming)?;
     tracing::info!(%segment, bytes, "the segment is not finished; its beginning was brought");
     Ok(Beginning::Is(incoming, bytes))
+}
+
+/// Whether a beginning goes past the place where its timeline left the one before. One that does not holds nothing that the
+/// segment of the older timeline lacks, and PostgreSQL, which asks for the newer first, would end replay in it.
+async fn reaches_own_timeline(
+    context: &Context,
+    segment: &SegmentName,
+    bytes: u32,
+    segment_size: u32,
+) -> Result<bool, GetError> {
+    let name = FileName::History(segment.timeline);
+    let content = match context.repository.fetch_wal(&context.cluster, &name).await {
+        Ok((_, content)) => content,
+        // The first timeline has none.
+        Err(ArchiveError::Absent { .. }) => return Ok(true),
+        Err(source) => return Err(GetError::Archive { name, source }),
+    };
+    let history = TimelineHistory::parse(segment.timeline, &content);
+    let begins = history.ok().and_then(|history| history.entries.last()?.switch_lsn);
+    let Ok(size) = SegmentSize::new(segment_size) else { return Ok(true) };
+    Ok(begins.is_none_or(|begins| segment.start(size) + u64::from(bytes) > begins.get()))
+}
+
+/// Whether the server that asks is a standby. It goes on to its primary when the archive has no more; and it may have flushed
+/// more than the archive holds, which the beginning of a segment would replace. With `archive_mode = always` it would even
+/// archive it. Source: `KeepFileRestoredFromArchive`, `access/transam/xlogarchive.c`.
+pub fn is_standby(wal_directory: &Path) -> bool {
+    wal_directory.parent().is_some_and(|data| data.join("standby.signal").exists())
+}
+
+/// Whether the segment itself lies where it is wanted, and has bytes behind the first `bytes`.
+pub fn has_more(wal_directory: &Path, segment: &SegmentName, bytes: u32) -> bool {
+    let Ok(file) = File::open(wal_directory.join(segment.to_string())) else { return false };
+    let mut head = [0; LONG_HEADER_SIZE];
+    if file.read_exact_at(&mut head, 0).is_err() {
+        return false;
+    }
+    // A segment that was made ahead, or is to be used again, has none or another's header.
+    let is_it = LongHeader::parse(&head).is_ok_and(|header| {
+        header.timeline <= segment.timeline && header.page_address == segment.start(header.segment_size)
+    });
+    if !is_it {
+        return false;
+    }
+    let (mut at, mut buffer) = (u64::from(bytes), vec![0; 1 << 16]);
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) | Err(_) => return false,
+            Ok(read) if buffer[..read].iter().any(|byte| *byte != 0) => return true,
+            Ok(read) => at += read as u64,
+        }
+    }
 }
 
 /// Parts, one after the other; what two of them hold is taken once.

@@ -17,7 +17,7 @@ use super::spool::{Role, Spool};
 use super::{Background, Context, Start, repository_status};
 use crate::failpoint;
 
-use super::beginning::{Beginning, fetch_beginning};
+use super::beginning::{Beginning, fetch_beginning, has_more, is_standby};
 pub use super::prefetch::{Prefetched, prefetch};
 pub use error::GetError;
 
@@ -56,7 +56,8 @@ pub fn open_failed(error: &RepositoryError) -> u8 {
 ///
 /// Only the exact name is ever brought: a `.partial` file does not stand in for its segment. Of a segment that is not stored
 /// whole, parts that a receiver stored make the beginning, if nothing of its timeline is stored behind it: replay ends where
-/// they do, at the last record that is whole. After a segment, `start` is
+/// they do, at the last record that is whole. Not on a standby, and not where more of the segment lies in `pg_wal`: PostgreSQL
+/// puts what it is given in the place of what it has. After a segment, `start` is
 /// asked to fetch the ones that follow, unless somebody does already or enough are here.
 pub async fn run(context: &Context, name: &str, target: &Path, start: Start<'_>) -> Result<Got, GetError> {
     let name: FileName = name.parse().map_err(|source| GetError::Name { text: name.to_owned(), source })?;
@@ -181,16 +182,21 @@ async fn fetch(context: &Context, name: &FileName, directory: &Path, target: &Pa
             fetched => return place(fetched?.0, directory, target).map(|()| Got::Fetched),
         };
         let FileName::Segment(segment) = name else { return Err(missing) };
+        if is_standby(directory) {
+            return Err(missing);
+        }
         let incoming = Incoming::new(part_of(directory, target));
         let fetching = fetch_beginning(context, segment, incoming);
         let fetched = tokio::time::timeout(limit, fetching).await;
         match fetched.unwrap_or(Err(GetError::Timeout { name: *name, after: limit }))? {
+            Beginning::Is(_, bytes) if has_more(directory, segment, bytes) => return Err(missing),
             Beginning::Is(incoming, bytes) => {
                 return place(incoming, directory, target).map(|()| Got::Beginning { bytes });
             }
             // Stored meanwhile, or replaced by a longer part.
-            Beginning::Changed if begun.elapsed() < limit => {}
-            Beginning::None | Beginning::Changed => return Err(missing),
+            Beginning::Changed if begun.elapsed() < limit => tokio::time::sleep(LOOK_EVERY).await,
+            Beginning::Changed => return Err(GetError::Timeout { name: *name, after: limit }),
+            Beginning::None => return Err(missing),
         }
     }
 }

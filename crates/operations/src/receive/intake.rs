@@ -66,6 +66,7 @@ impl Intake {
         state.close_last();
         let opened = self.open(&mut state, segment, parts)?;
         state.open.push_back(opened);
+        state.settle();
         self.news.notify_one();
         Ok(())
     }
@@ -119,9 +120,10 @@ impl Intake {
         }
     }
 
-    /// Up to where everything that came is in the repository.
-    pub(super) fn durable(&self) -> Option<Lsn> {
-        self.lock().durable
+    /// Up to where everything that came of a timeline is in the repository. What is stored of another one says nothing of
+    /// this: a promoted server may write anew what its predecessor had written otherwise.
+    pub(super) fn durable(&self, timeline: TimelineId) -> Option<Lsn> {
+        self.lock().durable.filter(|(of, _)| *of == timeline).map(|(_, lsn)| lsn)
     }
 
     /// Says that nothing more of the last segment comes: what it has is stored at once.
@@ -195,7 +197,10 @@ impl Intake {
                 return;
             }
             if part.from == 0 {
-                replaced = std::mem::take(&mut segment.parts);
+                // One that reaches further is not replaced, whoever stored it.
+                let (kept, shorter) =
+                    std::mem::take(&mut segment.parts).into_iter().partition(|old| old.to > part.to);
+                (segment.parts, replaced) = (kept, shorter);
                 replaced.retain(|old| *old != part);
             }
             segment.parts.push(part);

@@ -8,20 +8,24 @@ use server::connection::{Connection, ConnectionSettings, ServerError};
 use tokio::time::sleep;
 
 use super::slot::Slot;
+use super::store::Store;
 use super::{Notice, ReceiveRequest, Tell};
 
 /// How often the slot is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// So many looks may pass in which nothing becomes less, before a receiver that stores is taken for too slow.
+const PATIENT_LOOKS: u32 = 12;
+
 /// Looks at the slot for ever, warns when it comes near its limit and says in `over_limit` when it is past it.
 pub(super) async fn watch(
     settings: ConnectionSettings,
     request: ReceiveRequest,
-    tell: Tell,
+    store: Arc<Store>,
     over_limit: Arc<AtomicBool>,
 ) {
     let mut connection = None;
-    let mut judge = Judge { warned: false, told_unlimited: false };
+    let mut judge = Judge { least: None, warned: false, told_unlimited: false };
     loop {
         sleep(LOOK_EVERY).await;
         let (settings, name) = (settings.clone(), request.slot.clone());
@@ -36,7 +40,8 @@ pub(super) async fn watch(
         connection = back;
         // The receiving thread tells of a server that does not answer.
         let Ok(Some(slot)) = looked else { continue };
-        if judge.judge(&slot, request.slot_limit, &request.slot, &tell) {
+        let failing = store.failures.load(Ordering::Relaxed) > 0;
+        if judge.judge(&slot, request.slot_limit, failing, &request.slot, &store.tell) {
             over_limit.store(true, Ordering::Release);
         }
     }
@@ -55,13 +60,16 @@ fn look(
 }
 
 struct Judge {
+    /// The least that was kept since it was more than the limit, and how many looks ago that was.
+    least: Option<(u64, u32)>,
     warned: bool,
     told_unlimited: bool,
 }
 
 impl Judge {
-    /// True when the slot is to be dropped.
-    fn judge(&mut self, slot: &Slot, limit: Option<u64>, name: &str, tell: &Tell) -> bool {
+    /// True when the slot is to be dropped: it is past its limit, and what is kept does not become less. A receiver that was
+    /// away for long catches up, and must be let.
+    fn judge(&mut self, slot: &Slot, limit: Option<u64>, failing: bool, name: &str, tell: &Tell) -> bool {
         if slot.safe.is_none() && !self.told_unlimited {
             self.told_unlimited = true;
             tell(Notice::Warning(
@@ -80,7 +88,17 @@ impl Judge {
             tell(Notice::Warning(text + left.as_deref().unwrap_or_default()));
         }
         self.warned = near;
-        let Some(limit) = limit.filter(|limit| slot.retained > *limit) else { return false };
+        let Some(limit) = limit.filter(|limit| slot.retained > *limit) else {
+            self.least = None;
+            return false;
+        };
+        self.least = match self.least {
+            Some((least, looks)) if slot.retained >= least => Some((least, looks + 1)),
+            _ => Some((slot.retained, 0)),
+        };
+        if !failing && self.least.is_none_or(|(_, looks)| looks < PATIENT_LOOKS) {
+            return false;
+        }
         tell(Notice::Warning(format!(
             "the server keeps {} MiB of WAL for slot {name}, more than the limit of {} MiB",
             mib(slot.retained),
@@ -106,16 +124,23 @@ mod tests {
         let told = Arc::new(Mutex::new(Vec::new()));
         let sink = told.clone();
         let tell: Tell = Arc::new(move |notice| sink.lock().unwrap().push(notice));
-        let mut judge = Judge { warned: false, told_unlimited: false };
-        let mut look =
-            |retained: u64, safe| judge.judge(&slot(retained << 20, safe), Some(100 << 20), "keep", &tell);
-        assert!(!look(10, Some(1 << 30)) && told.lock().unwrap().is_empty());
-        assert!(!look(60, Some(1 << 30)) && !look(61, Some(1 << 30)));
+        let mut judge = Judge { least: None, warned: false, told_unlimited: false };
+        let mut look = |retained: u64, safe, failing| {
+            judge.judge(&slot(retained << 20, safe), Some(100 << 20), failing, "keep", &tell)
+        };
+        assert!(!look(10, Some(1 << 30), true) && told.lock().unwrap().is_empty());
+        assert!(!look(60, Some(1 << 30), true) && !look(61, Some(1 << 30), true));
         assert_eq!(told.lock().unwrap().len(), 1);
-        assert!(look(101, None));
+        // It catches up, however long that takes.
+        assert!((101..200).rev().all(|retained| !look(retained, Some(1 << 30), false)));
+        // It does not.
+        assert!((1..PATIENT_LOOKS).all(|_| !look(150, Some(1 << 30), false)));
+        assert!(look(150, Some(1 << 30), false));
+        assert!(!look(90, Some(1 << 30), true) && look(101, None, true));
         let texts: Vec<String> = told.lock().unwrap().iter().map(|notice| format!("{notice:?}")).collect();
         assert!(texts[0].contains("keeps 60 MiB") && texts[0].contains("after 1024 MiB more"), "{texts:?}");
-        assert!(texts[1].contains("max_slot_wal_keep_size is not set"), "{texts:?}");
-        assert!(texts[2].contains("more than the limit of 100 MiB"), "{texts:?}");
+        assert!(texts[1].contains("keeps 150 MiB") && texts[1].contains("more than the limit"), "{texts:?}");
+        assert!(texts[2].contains("max_slot_wal_keep_size is not set"), "{texts:?}");
+        assert!(texts[3].contains("keeps 101 MiB"), "{texts:?}");
     }
 }

@@ -25,8 +25,10 @@ pub(super) async fn stored(
         let left = history.switch_point(timeline).map_or(u64::MAX, Lsn::get);
         let is_before = |segment: &SegmentName| segment.fits(size) && segment.start(size) < left;
         let newest = repository.newest_wal(cluster, timeline, is_before).await?;
-        // Somebody was stopped before he removed them.
-        repository.remove_parts(cluster, &newest.leftover).await?;
+        // Somebody was stopped before he removed them. Whoever may not, goes on without.
+        if let Err(error) = repository.remove_parts(cluster, &newest.leftover).await {
+            tracing::warn!(%error, "parts that are no longer needed stay");
+        }
         let end = match (newest.whole, newest.parts.first()) {
             (Some(whole), _) => whole.end(size),
             (None, Some(part)) => part.segment.start(size),

@@ -121,7 +121,11 @@ impl OpenSegment {
     /// True when nothing is left to do for it. A beginning too short for a header holds no WAL.
     pub(super) fn is_done(&self) -> bool {
         let settled = !self.part_under_way && !self.whole_under_way;
-        let left = self.closed && !self.is_full() && (self.shipped == self.filled || !self.has_header());
+        // Parts of an earlier run that hold more than came again stay as they are: they may be all that is left of it.
+        let is_claimed = self.claimed > self.shipped && self.claimed >= self.filled;
+        let left = self.closed
+            && !self.is_full()
+            && (self.shipped == self.filled || !self.has_header() || is_claimed);
         settled && (self.is_stored || left)
     }
 

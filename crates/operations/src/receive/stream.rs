@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pg::Lsn;
 use pg::timeline::TimelineHistory;
 use pg::wal::SegmentName;
+use pg::{Lsn, TimelineId};
 use server::connection::{Connection, ConnectionSettings, Message, Replication, ServerError, WalData};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -67,6 +67,12 @@ enum Broken {
     },
 }
 
+impl From<ReceiveError> for Broken {
+    fn from(error: ReceiveError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
 impl From<ServerError> for Broken {
     fn from(error: ServerError) -> Self {
         match error {
@@ -101,8 +107,7 @@ impl Stream {
                 }
             }
         }
-        self.farewell(None);
-        Ok(())
+        self.farewell(None)
     }
 
     fn notice(&self, broken: Broken, failures: u32) -> Notice {
@@ -127,8 +132,17 @@ impl Stream {
         }
     }
 
+    /// A network that was cut is noticed within ten seconds, not within the minute that is enough for a backup's session.
     fn settings(&self) -> ConnectionSettings {
-        self.settings.clone().application_name(&self.slot).connect_timeout(Duration::from_secs(5))
+        let prompt = [
+            ("keepalives_idle", "4"),
+            ("keepalives_interval", "2"),
+            ("keepalives_count", "3"),
+            ("tcp_user_timeout", "10000"),
+        ];
+        let named =
+            self.settings.clone().application_name(&self.slot).connect_timeout(Duration::from_secs(5));
+        prompt.into_iter().fold(named, |settings, (keyword, value)| settings.with(keyword, value))
     }
 
     /// A session for a moment.
@@ -202,10 +216,14 @@ impl Stream {
         let size = intake.size();
         let unread = |error: repository::RepositoryError| self.repository_failed(error.into());
         let here = intake.position().map(|(timeline, lsn)| Position { timeline, lsn });
-        let known = match &here {
-            Some(here) => Some(here.clone()),
+        // A server that does not know the timeline we were on says nothing of where its own was left: what is stored does.
+        let followed = here.clone().filter(|here| history.lineage().any(|one| one == here.timeline));
+        let known = match followed {
+            Some(here) => Some(here),
             None => {
-                self.handle.block_on(position::stored(repository, cluster, history, size)).map_err(unread)?
+                let stored = position::stored(repository, cluster, history, size);
+                let stored = self.handle.block_on(stored).map_err(unread)?;
+                stored.map(|stored| self.not_after_slot(stored, history)).transpose()?
             }
         };
         let start = match &known {
@@ -224,6 +242,20 @@ impl Stream {
         self.open(&segment_start(start.timeline, start.lsn, size))
     }
 
+    /// A position, or the slot's if that is earlier: the slot was told of nothing that has a hole before it, whoever stored what
+    /// is stored.
+    fn not_after_slot(&self, stored: Position, history: &TimelineHistory) -> Result<Position, Broken> {
+        let slot = Slot::read(&self.sql()?, &self.slot)?;
+        match slot.and_then(|slot| slot.restart).filter(|kept| *kept < stored.lsn) {
+            Some(kept) => {
+                // Much of it is there already, and is only compared.
+                self.store.archives_too.store(true, Ordering::Relaxed);
+                Ok(segment_start(history.timeline_at(kept), kept, self.store.intake.size()))
+            }
+            None => Ok(stored),
+        }
+    }
+
     /// Opens the segment at a position, with the parts that are stored of it.
     fn open(&self, start: &Position) -> Result<Position, Broken> {
         let Store { repository, cluster, intake, .. } = &*self.store;
@@ -239,13 +271,12 @@ impl Stream {
         let intake = &self.store.intake;
         let mut talk = Talk::new(start.lsn);
         loop {
-            talk.report(replication, intake.durable())?;
+            talk.report(replication, intake.durable(start.timeline))?;
             if self.over_limit.load(Ordering::Acquire) {
-                let _ = replication.stop();
                 return Ok(Some(Ended::SlotDropped));
             }
             if self.must_stop() || self.until.is_some_and(|until| talk.at >= until.get()) {
-                self.farewell(Some((replication, &mut talk)));
+                self.farewell(Some((replication, &mut talk, start.timeline)))?;
                 return Ok(Some(Ended::Stopped));
             }
             if !intake.wait_for_room(Duration::from_millis(200)) {
@@ -283,26 +314,29 @@ impl Stream {
         Ok(())
     }
 
-    /// Has everything that came stored, and tells the server before it goes.
-    fn farewell(&self, mut connected: Option<(&mut Replication, &mut Talk)>) {
+    /// Has everything that came stored, and tells the server before it goes. The end of the connection is not waited for: its
+    /// server may be gone.
+    fn farewell(
+        &self,
+        mut connected: Option<(&mut Replication, &mut Talk, TimelineId)>,
+    ) -> Result<(), ReceiveError> {
         let intake = &self.store.intake;
         intake.close();
         let begun = Instant::now();
-        while !intake.wait_until_stored(Duration::from_millis(500))
-            && begun.elapsed() < FAREWELL
-            && !intake.has_failed()
-        {
-            if let Some((replication, talk)) = &mut connected
-                && talk.report(replication, intake.durable()).is_err()
-            {
-                connected = None;
+        let stored = loop {
+            let stored = intake.wait_until_stored(Duration::from_millis(500));
+            if let Some((replication, talk, timeline)) = &mut connected {
+                talk.owes_reply |= stored;
+                if talk.report(replication, intake.durable(*timeline)).is_err() {
+                    connected = None;
+                }
             }
-        }
-        if let Some((replication, talk)) = connected {
-            talk.owes_reply = true;
-            let _ = talk.report(replication, intake.durable());
-            let _ = replication.stop();
-        }
+            if stored || begun.elapsed() >= FAREWELL || intake.has_failed() {
+                break stored;
+            }
+        };
+        // Why storing failed for good is told by whoever stores.
+        if stored || intake.has_failed() { Ok(()) } else { Err(ReceiveError::NotStored { waited: FAREWELL }) }
     }
 
     /// After the slot was dropped nothing is received until everything that came is stored.

@@ -196,11 +196,6 @@ impl Replication {
         self.session.put_copy(&message)
     }
 
-    /// Ends the stream in good order; what still comes is dropped.
-    pub fn stop(&mut self) -> Result<(), ServerError> {
-        self.session.end_copy_both().map(drop)
-    }
-
     /// Waits for the socket or the waker; true when the socket has something.
     fn wait(&self, wait: Duration) -> Result<bool, ServerError> {
         let socket = self.session.socket()?;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use operations::probe::{Mode, Probe, Reason, Way};
 use serde_json::{Value, json};
-use server::facts::ServerFacts;
-use server::settings_check::{self, Archiving, Severity};
+use server::facts::{ArchiveMode, ServerFacts};
+use server::settings_check::{self, Archiving, OUR_SLOTS, Severity};
 
 use crate::failure::push_wrapped;
 use crate::output::width;
@@ -23,9 +23,12 @@ impl Checked {
     pub fn new(facts: ServerFacts, mode: Mode, command: &str) -> Self {
         let probe = Probe::of(&facts);
         let way = probe.choose(mode);
-        // Where the files are not here, neither is the server's shell.
-        let elsewhere = way == Ok(Way::SqlFiles) && !probe.local.is_empty();
-        let archiving = if elsewhere { Archiving::Receiving } else { Archiving::Command(command) };
+        // Where the files are not here, neither is the server's shell; and a server that is received from need not archive.
+        let elsewhere = way == Ok(Way::SqlFiles);
+        let received = facts.archive_mode == ArchiveMode::Off
+            && facts.slots.iter().any(|slot| slot.name.starts_with(OUR_SLOTS));
+        let archiving =
+            if elsewhere || received { Archiving::Receiving } else { Archiving::Command(command) };
         let report = settings_check::check(&facts, archiving);
         Self { facts, probe, way, report }
     }

@@ -232,7 +232,10 @@ fn text(notice: &Notice) -> String {
                 "slot {slot} is dropped so that the server's disk does not fill; it is made again when WAL can be stored"
             )
         }
-        Notice::ServerFails { error, failures } => format!("the server fails ({failures}. time): {error}"),
+        Notice::ServerFails { error, failures: 1 } => format!("the server fails: {error}"),
+        Notice::ServerFails { error, failures } => {
+            format!("the server fails, {failures} times in a row: {error}")
+        }
         Notice::StorageFails { what, error, waited } => {
             format!("{what} cannot be stored, for {} s now: {error}", waited.as_secs())
         }

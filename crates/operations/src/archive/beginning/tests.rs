@@ -96,3 +96,53 @@ async fn a_damaged_part_is_not_an_absent_one() {
     let refused = world.get(&numbered(3)).await.unwrap_err();
     assert_eq!(refused.exit_status(), 205, "{refused:?}");
 }
+
+#[tokio::test]
+async fn a_standby_is_given_no_beginning_and_keeps_what_it_has() {
+    let world = archived(2).await;
+    store_part(&world, 3, 0, 30_000).await;
+    let signal = world.wal().parent().unwrap().join("standby.signal");
+    fs::write(&signal, b"").unwrap();
+    assert_eq!(world.get(&numbered(3)).await.unwrap_err().exit_status(), 1);
+    fs::remove_file(signal).unwrap();
+    assert_eq!(world.get(&numbered(3)).await.unwrap(), Got::Beginning { bytes: 30_000 });
+}
+
+#[tokio::test]
+async fn more_of_a_segment_is_not_replaced_by_less() {
+    let world = archived(2).await;
+    store_part(&world, 3, 0, 30_000).await;
+    let local = world.wal().join(numbered(3));
+    fs::write(&local, segment(&numbered(3), 3)).unwrap();
+    assert_eq!(world.get(&numbered(3)).await.unwrap_err().exit_status(), 1, "the server takes its own");
+    // As much or less, or the rest of another segment, is none of it.
+    for other in [beginning(3, 30_000), beginning(3, 20_000), segment(&numbered(1), 1)] {
+        fs::write(&local, other).unwrap();
+        assert_eq!(world.get(&numbered(3)).await.unwrap(), Got::Beginning { bytes: 30_000 });
+    }
+}
+
+#[tokio::test]
+async fn a_beginning_that_ends_before_its_timeline_begins_is_none() {
+    let world = archived(2).await;
+    let third: pg::wal::SegmentName = numbered(3).parse().unwrap();
+    let name = third.on_timeline(pg::TimelineId::new(2).unwrap()).to_string();
+    world.write("00000002.history", b"1\t0/305000\treason\n");
+    world.push("00000002.history").await.unwrap();
+    for (to, status) in [(0x5000u32, Some(1)), (0x5100, None)] {
+        let content = segment(&name, 3)[..to as usize].to_vec();
+        let part = Part { segment: name.parse().unwrap(), from: 0, to };
+        let content = std::sync::Arc::new(Stretch(content, WalName::from(&part)));
+        let (repository, cluster) = (&world.context.repository, &world.context.cluster);
+        repository.store_wal_file(cluster, &part, content, 1).await.unwrap();
+        assert_eq!(world.get(&name).await.err().map(|error| error.exit_status()), status, "{to:X}");
+    }
+}
+
+#[tokio::test]
+async fn before_parts_behind_a_gap_nothing_is_absent() {
+    let world = archived(2).await;
+    store_part(&world, 5, 0, 30_000).await;
+    let refused = world.get(&numbered(3)).await.unwrap_err();
+    assert!(matches!(refused, GetError::Hole { .. }), "{refused:?}");
+}

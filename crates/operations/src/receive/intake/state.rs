@@ -13,9 +13,6 @@ use tokio::time::Instant;
 
 use super::super::segment::{OpenSegment, Stretch, Ticket};
 
-/// Segments that are stored at the same time.
-const AT_ONCE: usize = 2;
-
 /// A piece of work for whoever stores.
 pub(in crate::receive) enum Work {
     /// Store the whole segment.
@@ -35,7 +32,8 @@ pub(super) struct State {
     pub(super) opened: u64,
     /// Where the next byte is expected when nothing is open.
     pub(super) next: Option<(TimelineId, Lsn)>,
-    pub(super) durable: Option<Lsn>,
+    /// Up to where everything is in the repository, on the timeline of the first open segment, or of the last one stored.
+    pub(super) durable: Option<(TimelineId, Lsn)>,
     /// Parts that nobody needs any more.
     pub(super) superseded: Vec<Part>,
     /// Such parts are being removed.
@@ -71,12 +69,13 @@ impl State {
     /// Lets go of what is stored, in order.
     pub(super) fn settle(&mut self) {
         while let Some(first) = self.open.front() {
+            let durable = first.durable().map(|lsn| (first.name.timeline, lsn));
             if !first.is_done() {
-                self.durable = first.durable();
+                self.durable = durable;
                 return;
             }
             self.next = Lsn::new(first.end()).map(|end| (first.name.timeline, end));
-            self.durable = first.durable();
+            self.durable = durable;
             let first = self.open.pop_front().expect("it was just looked at");
             if first.is_stored {
                 self.superseded.extend(&first.parts);
@@ -95,21 +94,18 @@ impl State {
             self.removing += 1;
             return Ok(Work::Remove(std::mem::take(&mut self.superseded)));
         }
-        let under_way = self.open.iter().filter(|segment| segment.whole_under_way).count();
-        let full =
-            |segment: &&mut OpenSegment| segment.is_full() && !segment.is_stored && !segment.whole_under_way;
-        if under_way < AT_ONCE
-            && let Some(segment) = self.open.iter_mut().find(full)
-        {
-            segment.whole_under_way = true;
-            return Ok(Work::Whole(segment.ticket, segment.name, segment.whole(stored_us)));
+        // Only of the first: the repository has no hole that a restart would have to find, what is said to be durable has none
+        // before it, and a segment is stored only when the server was told of everything before it.
+        if let Some(first) = self.open.front_mut().filter(|first| first.is_full()) {
+            if first.is_stored || first.whole_under_way {
+                return Err(None);
+            }
+            first.whole_under_way = true;
+            return Ok(Work::Whole(first.ticket, first.name, first.whole(stored_us)));
         }
-        // Only of the first: what is said to be durable has no hole before it, and a restarted receiver must find the
-        // segments before a part either whole or on the server.
-        let is_free =
-            |first: &&mut OpenSegment| !first.is_full() && !first.part_under_way && first.has_header();
+        let is_free = |first: &&mut OpenSegment| !first.part_under_way && first.has_header();
         let Some(first) = self.open.front_mut().filter(is_free) else { return Err(None) };
-        if first.claimed > first.shipped && !first.closed {
+        if first.claimed > first.shipped {
             if first.filled < first.claimed {
                 return Err(None);
             }

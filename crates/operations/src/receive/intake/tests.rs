@@ -48,7 +48,7 @@ impl Taking {
     }
 
     fn durable(&self) -> u64 {
-        self.intake.durable().map_or(0, Lsn::get) - u64::from(5 * MIB)
+        self.intake.durable(TimelineId::FIRST).map_or(0, Lsn::get) - u64::from(5 * MIB)
     }
 }
 
@@ -114,7 +114,7 @@ fn parts_of_an_earlier_run_count_when_they_hold_what_came() {
     taking.take(8191);
     taking.wait(LAG * 2);
     assert!(matches!(taking.next(), Err(None)), "they cannot be compared yet");
-    assert_eq!(taking.intake.durable(), None);
+    assert_eq!(taking.durable(), 0);
     taking.take(1000);
     let Ok(Work::Compare(name, parts)) = taking.next() else { panic!("they are to be compared") };
     assert_eq!(
@@ -186,10 +186,18 @@ fn a_timeline_whose_end_is_stored_already_keeps_nothing_waiting() {
     let (ticket, part) = taking.next_part();
     taking.intake.part_done(ticket, part, true);
     let next = SegmentName { timeline: TimelineId::new(2).unwrap(), ..segment(5) };
+    assert_eq!(taking.durable(), 300);
     taking.intake.begin(next, Vec::new()).unwrap();
-    taking.take(200);
+    taking.take(400);
+    // What is stored of the old timeline is not what the new one has at the same place.
+    let of_new =
+        |taking: &Taking| taking.intake.durable(next.timeline).map(|lsn| lsn.get() - u64::from(5 * MIB));
+    assert_eq!((of_new(&taking), taking.intake.durable(TimelineId::FIRST)), (Some(0), None));
     taking.wait(LAG);
-    assert_eq!(taking.next_part().1.segment, next);
+    let (ticket, part) = taking.next_part();
+    assert_eq!(part.segment, next);
+    taking.intake.part_done(ticket, part, true);
+    assert_eq!(of_new(&taking), Some(400));
 }
 
 #[test]
@@ -207,6 +215,34 @@ fn a_closed_segment_has_to_be_begun_again() {
     let Ok(Work::Whole(name, ..)) = taking.next() else { panic!("it is full") };
     taking.intake.whole_done(name, true);
     assert!(taking.intake.can_go_on(), "the next segment follows");
+}
+
+#[test]
+fn a_segment_is_stored_only_after_the_one_before_it() {
+    let taking = Taking::new(&[]);
+    taking.take(3 * MIB);
+    let Ok(Work::Whole(first, ..)) = taking.next() else { panic!("it is full") };
+    assert!(matches!(taking.next(), Err(None)), "a restart could not tell that the first is missing");
+    taking.intake.whole_done(first, true);
+    let Ok(Work::Whole(_, name, _)) = taking.next() else { panic!("the next is full, too") };
+    assert_eq!(name, segment(6));
+}
+
+#[test]
+fn parts_that_hold_more_than_came_again_are_kept() {
+    let taking = Taking::new(&[(0, 8192)]);
+    taking.take(5000);
+    taking.intake.close();
+    assert!(matches!(taking.next(), Err(None)) && taking.intake.wait_until_stored(Duration::ZERO));
+    assert_eq!(taking.durable(), 0, "they were not compared");
+    let mut taking = Taking::new(&[(0, 1000), (4096, 9000)]);
+    taking.take(5000);
+    let Ok(Work::Compare(ticket, _)) = taking.next() else { panic!("the first is to be compared") };
+    taking.intake.compared(ticket, Compared::Gone);
+    taking.wait(LAG);
+    let (ticket, part) = taking.next_part();
+    taking.intake.part_done(ticket, part, true);
+    assert!(matches!(taking.next(), Err(None)), "nothing is removed");
 }
 
 #[test]

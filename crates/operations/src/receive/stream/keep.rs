@@ -42,16 +42,19 @@ impl Stream {
     fn drop_slot(&self, sql: &Connection) -> Result<(), Broken> {
         let is =
             |error: &ServerError, code: &str| error.sqlstate().is_some_and(|state| state.as_str() == code);
-        for _ in 0..100 {
+        let mut tries = 0;
+        loop {
             match slot::drop_slot(sql, &self.slot) {
                 // The server takes a moment to notice that nobody uses it any more.
-                Err(error) if is(&error, "55006") => std::thread::sleep(Duration::from_millis(100)),
+                Err(error) if is(&error, "55006") && tries < 100 => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
                 // There is none.
-                Err(error) if is(&error, "42704") => break,
+                Err(error) if is(&error, "42704") => return Ok(()),
                 dropped => return Ok(dropped?),
             }
         }
-        Ok(())
     }
 
     /// The server no longer has what comes next: that is written down, and receiving goes on where the server still can.

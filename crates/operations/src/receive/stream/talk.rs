@@ -41,7 +41,7 @@ impl Talk {
         durable: Option<Lsn>,
     ) -> Result<(), ServerError> {
         let durable =
-            durable.filter(|durable| *durable > self.start).map(|durable| durable.get().min(self.at));
+            durable.filter(|durable| *durable >= self.start).map(|durable| durable.get().min(self.at));
         let durable = durable.and_then(Lsn::new);
         let received = Received { written: durable, flushed: durable };
         let now = Instant::now();
