@@ -18,7 +18,7 @@ use pg::{Lsn, TimelineId};
 use repository::archive::{ArchiveError, Gap, Identity, Part};
 use repository::{ClusterName, Repository};
 use server::connection::{Connection, ConnectionSettings, ServerError};
-use server::facts::{ArchiveMode, ServerFacts};
+use server::facts::{ArchiveMode, ServerFacts, Slot};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -245,7 +245,7 @@ pub async fn receive(
 /// Removes the slot from the server; `false` if there was none. Nothing is kept for a receiver any more then.
 pub fn drop_slot(settings: &ConnectionSettings, slot: &str) -> Result<bool, ServerError> {
     let connection = Connection::connect(settings)?;
-    if slot::Slot::read(&connection, slot)?.is_none() {
+    if Slot::named(&connection, slot)?.is_none() {
         return Ok(false);
     }
     slot::drop_slot(&connection, slot).map(|()| true)

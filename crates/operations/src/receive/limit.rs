@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use server::connection::{Connection, ConnectionSettings, ServerError};
+use server::facts::Slot;
 use tokio::time::sleep;
 
-use super::slot::Slot;
 use super::store::Store;
 use super::{Notice, ReceiveRequest, Tell};
 
@@ -56,7 +56,7 @@ fn look(
         *connection = Some(Connection::connect(&settings.clone().connect_timeout(Duration::from_secs(5)))?);
     }
     let connection = connection.as_ref().expect("it was just opened");
-    Slot::read(connection, name)
+    Slot::named(connection, name)
 }
 
 struct Judge {
@@ -70,7 +70,7 @@ impl Judge {
     /// True when the slot is to be dropped: it is past its limit, and what is kept does not become less. A receiver that was
     /// away for long catches up, and must be let.
     fn judge(&mut self, slot: &Slot, limit: Option<u64>, failing: bool, name: &str, tell: &Tell) -> bool {
-        if slot.safe.is_none() && !self.told_unlimited {
+        if slot.safe_wal_size.is_none() && !self.told_unlimited {
             self.told_unlimited = true;
             tell(Notice::Warning(
                 "max_slot_wal_keep_size is not set: if pgkeep does not run, nothing keeps the slot from filling the \
@@ -79,29 +79,30 @@ impl Judge {
             ));
         }
         let mib = |bytes: u64| bytes >> 20;
-        let near = limit.is_some_and(|limit| slot.retained > limit / 2)
+        let near = limit.is_some_and(|limit| slot.retained_bytes > limit / 2)
             || slot.wal_status.as_deref() == Some("unreserved");
         if near && !self.warned {
-            let left =
-                slot.safe.map(|safe| format!(", the server gives it up after {} MiB more", safe >> 20));
-            let text = format!("the server keeps {} MiB of WAL for slot {name}", mib(slot.retained));
+            let left = slot
+                .safe_wal_size
+                .map(|safe| format!(", the server gives it up after {} MiB more", safe >> 20));
+            let text = format!("the server keeps {} MiB of WAL for slot {name}", mib(slot.retained_bytes));
             tell(Notice::Warning(text + left.as_deref().unwrap_or_default()));
         }
         self.warned = near;
-        let Some(limit) = limit.filter(|limit| slot.retained > *limit) else {
+        let Some(limit) = limit.filter(|limit| slot.retained_bytes > *limit) else {
             self.least = None;
             return false;
         };
         self.least = match self.least {
-            Some((least, looks)) if slot.retained >= least => Some((least, looks + 1)),
-            _ => Some((slot.retained, 0)),
+            Some((least, looks)) if slot.retained_bytes >= least => Some((least, looks + 1)),
+            _ => Some((slot.retained_bytes, 0)),
         };
         if !failing && self.least.is_none_or(|(_, looks)| looks < PATIENT_LOOKS) {
             return false;
         }
         tell(Notice::Warning(format!(
             "the server keeps {} MiB of WAL for slot {name}, more than the limit of {} MiB",
-            mib(slot.retained),
+            mib(slot.retained_bytes),
             mib(limit)
         )));
         true
@@ -116,7 +117,14 @@ mod tests {
 
     fn slot(retained: u64, safe: Option<i64>) -> Slot {
         let wal_status = Some("reserved".to_owned());
-        Slot { restart: pg::Lsn::new(1), active: true, wal_status, retained, safe }
+        Slot {
+            name: "keep".to_owned(),
+            active: true,
+            wal_status,
+            restart_lsn: pg::Lsn::new(1),
+            retained_bytes: retained,
+            safe_wal_size: safe,
+        }
     }
 
     #[test]

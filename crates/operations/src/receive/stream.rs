@@ -12,11 +12,11 @@ use pg::timeline::TimelineHistory;
 use pg::wal::SegmentName;
 use pg::{Lsn, TimelineId};
 use server::connection::{Connection, ConnectionSettings, Message, Replication, ServerError, WalData};
+use server::facts::Slot;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::position::{self, Position, segment_start};
-use super::slot::Slot;
 use super::store::{Store, chain};
 use super::{Notice, ReceiveError};
 use crate::failpoint;
@@ -229,8 +229,8 @@ impl Stream {
         let start = match &known {
             Some(known) => position::begin(known, history, size),
             None => {
-                let slot = Slot::read(&self.sql()?, &self.slot)?;
-                let kept = slot.and_then(|slot| slot.restart).ok_or_else(|| {
+                let slot = Slot::named(&self.sql()?, &self.slot)?;
+                let kept = slot.and_then(|slot| slot.restart_lsn).ok_or_else(|| {
                     ServerError::UnexpectedAnswer { what: format!("slot {} keeps no WAL", self.slot) }
                 })?;
                 segment_start(history.timeline_at(kept), kept, size)
@@ -245,8 +245,8 @@ impl Stream {
     /// A position, or the slot's if that is earlier: the slot was told of nothing that has a hole before it, whoever stored what
     /// is stored.
     fn not_after_slot(&self, stored: Position, history: &TimelineHistory) -> Result<Position, Broken> {
-        let slot = Slot::read(&self.sql()?, &self.slot)?;
-        match slot.and_then(|slot| slot.restart).filter(|kept| *kept < stored.lsn) {
+        let slot = Slot::named(&self.sql()?, &self.slot)?;
+        match slot.and_then(|slot| slot.restart_lsn).filter(|kept| *kept < stored.lsn) {
             Some(kept) => {
                 // Much of it is there already, and is only compared.
                 self.store.archives_too.store(true, Ordering::Relaxed);

@@ -110,8 +110,14 @@ fn a_server_without_pgkeep_needs_a_receiver_and_nothing_set() {
     assert!(!report.is_ready() && report.lines.is_empty(), "{report:?}");
     assert!(report.findings[0].what.contains("nobody receives"), "{report:?}");
     let name = "pgkeep_main".to_owned();
-    let slot =
-        crate::facts::Slot { name, active: true, wal_status: None, restart_lsn: None, retained_bytes: None };
+    let slot = crate::facts::Slot {
+        name,
+        active: true,
+        wal_status: None,
+        restart_lsn: None,
+        retained_bytes: 0,
+        safe_wal_size: None,
+    };
     fresh.slots.push(slot);
     let report = check(&fresh, Archiving::Receiving);
     assert!(report.is_ready() && report.lines.is_empty(), "{report:?}");

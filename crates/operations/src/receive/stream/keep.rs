@@ -7,17 +7,18 @@ use pg::Lsn;
 use pg::timeline::TimelineHistory;
 use repository::archive::{Gap, GapNote};
 use server::connection::{Connection, ServerError};
+use server::facts::Slot;
 
 use super::super::Notice;
 use super::super::position::{Position, segment_start};
-use super::super::slot::{self, Slot};
+use super::super::slot;
 use super::super::store::Store;
 use super::{Broken, Ended, Stream};
 use crate::failpoint;
 
 impl Stream {
     pub(super) fn ensure_slot(&self, sql: &Connection) -> Result<(), Broken> {
-        let slot = Slot::read(sql, &self.slot)?;
+        let slot = Slot::named(sql, &self.slot)?;
         if let Some(slot) = slot {
             if !slot.is_lost() || slot.active {
                 return Ok(());
@@ -82,15 +83,15 @@ impl Stream {
 
     /// The oldest WAL that the slot keeps after a position that is gone. A slot that keeps none is made anew.
     fn kept_after(&self, sql: &Connection, gone: Lsn) -> Result<Lsn, Broken> {
-        let slot = Slot::read(sql, &self.slot)?;
-        if let Some(kept) = slot.filter(|slot| !slot.is_lost()).and_then(|slot| slot.restart)
+        let slot = Slot::named(sql, &self.slot)?;
+        if let Some(kept) = slot.filter(|slot| !slot.is_lost()).and_then(|slot| slot.restart_lsn)
             && kept > gone
         {
             return Ok(kept);
         }
         self.drop_slot(sql)?;
         slot::create(sql, &self.slot)?;
-        let made = Slot::read(sql, &self.slot)?.and_then(|slot| slot.restart);
+        let made = Slot::named(sql, &self.slot)?.and_then(|slot| slot.restart_lsn);
         let what = || format!("slot {} keeps no WAL though it was just made", self.slot);
         Ok(made.ok_or_else(|| ServerError::UnexpectedAnswer { what: what() })?)
     }
