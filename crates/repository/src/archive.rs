@@ -237,17 +237,30 @@ impl Repository {
         Ok(WalInfo::decode(&*frame).map_err(|_| bad())?)
     }
 
+    /// Whether a file is stored, by one request.
+    pub async fn has_wal(
+        &self,
+        cluster: &ClusterName,
+        file: impl Into<WalName>,
+    ) -> Result<bool, RepositoryError> {
+        self.is_there(&layout::wal_file(cluster, file)).await
+    }
+
+    async fn is_there(&self, name: &ObjectName) -> Result<bool, RepositoryError> {
+        match self.storage().size(name).await {
+            Ok(_) => Ok(true),
+            Err(StorageError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Whether the repository and the cluster's stream are where they should be: asked of the storage itself, because
     /// "not there" means nothing in a place where nothing of ours is.
     pub async fn stream_is_there(&self, cluster: &ClusterName) -> Result<bool, RepositoryError> {
         if Self::describe(&**self.storage()).await? != *self.description() {
             return Ok(false);
         }
-        match self.storage().size(&layout::identity(cluster)).await {
-            Ok(_) => Ok(true),
-            Err(StorageError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        self.is_there(&layout::identity(cluster)).await
     }
 
     /// The first stored segment after `segment` on its timeline: if there is one, `segment` itself should be there.

@@ -8,7 +8,6 @@ use std::path::Path;
 use pg::timeline::TimelineHistory;
 use pg::wal::{FileName, LONG_HEADER_SIZE, LongHeader, SegmentName, SegmentSize};
 use repository::archive::{ArchiveError, Part, WalSink, cover};
-use storage::StorageError;
 
 use super::Context;
 use super::content::Incoming;
@@ -38,11 +37,8 @@ pub async fn fetch_beginning(
     let Some(bytes) = parts.last().map(|part| part.to).filter(|bytes| *bytes as usize >= LONG_HEADER_SIZE)
     else {
         // Parts go after their segment is stored: only if it is still not there, there never were any.
-        return match repository.storage().size(&repository::layout::wal_file(cluster, &name)).await {
-            Ok(_) => Ok(Beginning::Changed),
-            Err(StorageError::NotFound { .. }) => Ok(Beginning::None),
-            Err(error) => Err(failed(error.into())),
-        };
+        let is_whole = repository.has_wal(cluster, &name).await.map_err(|error| failed(error.into()))?;
+        return Ok(if is_whole { Beginning::Changed } else { Beginning::None });
     };
     let identity = identity_for(context, &name).await?;
     if !reaches_own_timeline(context, segment, bytes, identity.segment_size).await? {

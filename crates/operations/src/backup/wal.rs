@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use pg::Lsn;
 use pg::wal::{FileName, SegmentName, SegmentSize};
 use repository::archive::covered;
-use repository::{ClusterName, Repository, RepositoryError, layout};
-use storage::StorageError;
+use repository::{ClusterName, Repository};
 
 use super::BackupError;
 
@@ -24,7 +23,7 @@ pub(crate) async fn wait(
     let mut pause = Duration::from_millis(20);
     let (mut next, last) = (from, SegmentName::last_before(from.timeline, stop, size));
     loop {
-        if is_whole(repository, cluster, &next).await? {
+        if repository.has_wal(cluster, &FileName::Segment(next)).await? {
             if next == last {
                 return Ok(());
             }
@@ -42,17 +41,5 @@ pub(crate) async fn wait(
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
-    }
-}
-
-async fn is_whole(
-    repository: &Repository,
-    cluster: &ClusterName,
-    segment: &SegmentName,
-) -> Result<bool, RepositoryError> {
-    match repository.storage().size(&layout::wal_file(cluster, &FileName::Segment(*segment))).await {
-        Ok(_) => Ok(true),
-        Err(StorageError::NotFound { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }

@@ -121,7 +121,7 @@ impl Repository {
         cluster: &ClusterName,
         segment: &SegmentName,
     ) -> Result<Vec<Part>, RepositoryError> {
-        let mut parts = self.log_content(cluster, segment).await?.1;
+        let mut parts = self.folder_content(cluster, &layout::wal_log(cluster, segment)).await?.1;
         parts.retain(|part| part.segment == *segment);
         Ok(parts)
     }
@@ -163,15 +163,7 @@ impl Repository {
         Ok(newest)
     }
 
-    /// The whole segments and the parts that stand in the folder of `segment`.
-    async fn log_content(
-        &self,
-        cluster: &ClusterName,
-        segment: &SegmentName,
-    ) -> Result<(Vec<SegmentName>, Vec<Part>), RepositoryError> {
-        self.folder_content(cluster, &layout::wal_log(cluster, segment)).await
-    }
-
+    /// The whole segments and the parts that stand in a folder of 4 GiB.
     async fn folder_content(
         &self,
         cluster: &ClusterName,

@@ -109,6 +109,11 @@ impl ServerError {
         }
     }
 
+    /// Whether it was the server that refused, with this code.
+    pub fn has_sqlstate(&self, code: &str) -> bool {
+        self.sqlstate().is_some_and(|state| state.as_str() == code)
+    }
+
     /// True when the role lacks a privilege.
     pub fn is_permission_denied(&self) -> bool {
         self.sqlstate() == Some(SqlState::INSUFFICIENT_PRIVILEGE)

@@ -41,18 +41,16 @@ impl Stream {
     }
 
     fn drop_slot(&self, sql: &Connection) -> Result<(), Broken> {
-        let is =
-            |error: &ServerError, code: &str| error.sqlstate().is_some_and(|state| state.as_str() == code);
         let mut tries = 0;
         loop {
             match slot::drop_slot(sql, &self.slot) {
                 // The server takes a moment to notice that nobody uses it any more.
-                Err(error) if is(&error, "55006") && tries < 100 => {
+                Err(error) if error.has_sqlstate("55006") && tries < 100 => {
                     tries += 1;
                     std::thread::sleep(Duration::from_millis(100));
                 }
                 // There is none.
-                Err(error) if is(&error, "42704") => return Ok(()),
+                Err(error) if error.has_sqlstate("42704") => return Ok(()),
                 dropped => return Ok(dropped?),
             }
         }
@@ -100,5 +98,5 @@ impl Stream {
 /// The server no longer has the WAL that was asked for. Source: `XLogReadDetermineTimeline` and `WalSndSegmentOpen`,
 /// `walsender.c` ("requested WAL segment … has already been removed").
 pub(super) fn is_gone(error: &ServerError) -> bool {
-    error.sqlstate().is_some_and(|state| state.as_str() == "58P01")
+    error.has_sqlstate("58P01")
 }

@@ -181,7 +181,7 @@ impl Retry {
     pub(super) fn after(&mut self, error: FilesError) -> Result<(), FilesError> {
         // A file that is not there (58P01) does not come back.
         let passes = matches!(&error, FilesError::Sql { source, .. } | FilesError::Session { source }
-            if source.is_transient() && source.sqlstate().is_none_or(|state| state.as_str() != "58P01"));
+            if source.is_transient() && !source.has_sqlstate("58P01"));
         if !passes || self.failed >= TRIES {
             return Err(error);
         }

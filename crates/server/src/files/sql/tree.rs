@@ -229,7 +229,7 @@ impl SqlFiles {
         match said {
             Ok(()) => Ok(true),
             // 22021: not valid in the encoding.
-            Err(FilesError::Sql { source, .. }) if has_state(&source, "22021") => Ok(false),
+            Err(FilesError::Sql { source, .. }) if source.has_sqlstate("22021") => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -288,13 +288,9 @@ fn is_socket(name: &[u8], stat: &Stat) -> bool {
 /// True for an error that a single entry causes: a link to where the server's user may not go (42501), or in a circle, for
 /// which there is no code of its own. A disk that does not answer has one (58030).
 fn is_of_one_entry(error: &ServerError) -> bool {
-    has_state(error, "42501") || has_state(error, "XX000")
+    error.has_sqlstate("42501") || error.has_sqlstate("XX000")
 }
 
 fn is_missing(error: &ServerError) -> bool {
-    has_state(error, "58P01")
-}
-
-fn has_state(error: &ServerError, code: &str) -> bool {
-    error.sqlstate().is_some_and(|state| state.as_str() == code)
+    error.has_sqlstate("58P01")
 }
