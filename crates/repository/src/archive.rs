@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use std::io;
 
 use bytes::Bytes;
+use jiff::Timestamp;
+use pg::PgTimestamp;
 use pg::timeline::TimelineId;
+use pg::wal::records::CommitSpan;
 use pg::wal::{FileName, SegmentName};
 use prost::Message;
 use storage::{ObjectName, StorageError};
@@ -68,6 +71,24 @@ pub struct WalInfo {
     /// Time of the last commit or abort in it, microseconds since 1970.
     #[prost(sint64, optional, tag = "5")]
     pub last_commit_us: Option<i64>,
+}
+
+impl WalInfo {
+    /// Of a file whose commits are not known.
+    pub fn new(name: impl Into<WalName>, length: u64, stored: Timestamp) -> Self {
+        let (name, stored_us) = (name.into().to_string(), stored.as_microsecond());
+        Self { name, length, stored_us, ..Self::default() }
+    }
+
+    /// With the times of the commits in it; a time that no calendar reaches is none.
+    pub fn with_commits(self, span: Option<CommitSpan>) -> Self {
+        let unix_us = |moment: PgTimestamp| Some(moment.to_timestamp()?.as_microsecond());
+        Self {
+            first_commit_us: span.and_then(|span| unix_us(span.first)),
+            last_commit_us: span.and_then(|span| unix_us(span.last)),
+            ..self
+        }
+    }
 }
 
 /// How a store call ended well.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use pg::TimelineId;
 use pg::timeline::TimelineHistory;
 use pg::wal::{FileName, LONG_HEADER_SIZE, LongHeader, SegmentName, SegmentSize};
 use repository::archive::{ArchiveError, Part, WalSink, cover};
@@ -69,10 +70,13 @@ async fn reaches_own_timeline(
     bytes: u32,
     segment_size: u32,
 ) -> Result<bool, GetError> {
+    if segment.timeline == TimelineId::FIRST {
+        return Ok(true);
+    }
     let name = FileName::History(segment.timeline);
     let content = match context.repository.fetch_wal(&context.cluster, &name).await {
         Ok((_, content)) => content,
-        // The first timeline has none.
+        // Whoever stored the part stored it before; without it PostgreSQL takes the timeline for its own beginning.
         Err(ArchiveError::Absent { .. }) => return Ok(true),
         Err(source) => return Err(GetError::Archive { name, source }),
     };

@@ -58,12 +58,7 @@ impl WalContent for SegmentFile {
         }
         let walk = self.walk.lock().unwrap_or_else(PoisonError::into_inner).take();
         let span = walk.and_then(CommitWalk::finish);
-        let unix_us = |moment: pg::PgTimestamp| Some(moment.to_timestamp()?.as_microsecond());
-        Ok(WalInfo {
-            first_commit_us: span.and_then(|span| unix_us(span.first)),
-            last_commit_us: span.and_then(|span| unix_us(span.last)),
-            ..self.info.clone()
-        })
+        Ok(self.info.clone().with_commits(span))
     }
 }
 

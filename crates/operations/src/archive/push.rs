@@ -224,8 +224,7 @@ async fn bind(context: &Context, name: &FileName, cluster: &Identity) -> Result<
 }
 
 fn info(context: &Context, name: &FileName, length: u64) -> WalInfo {
-    let stored_us = (context.now)().as_microsecond();
-    WalInfo { name: name.to_string(), length, stored_us, ..WalInfo::default() }
+    WalInfo::new(name, length, (context.now)())
 }
 
 fn unread(path: &Path, source: io::Error) -> PushError {

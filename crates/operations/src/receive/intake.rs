@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use pg::wal::{SegmentName, SegmentSize};
 use pg::{Lsn, TimelineId};
 use repository::archive::Part;
@@ -24,6 +25,7 @@ pub(super) use state::Work;
 
 /// Complete segments that may wait to be stored; two at least, whatever their size.
 const WAITING_BYTES: u64 = 64 << 20;
+
 /// What the parts of an earlier run hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Compared {
@@ -175,9 +177,9 @@ impl Intake {
         &self,
         now: Instant,
         max_lag: Duration,
-        stored_us: i64,
+        stored: Timestamp,
     ) -> Result<Work, Option<Instant>> {
-        self.lock().next_work(now, max_lag, stored_us)
+        self.lock().next_work(now, max_lag, stored)
     }
 
     /// A whole segment is stored (`true`), or has to be tried again.

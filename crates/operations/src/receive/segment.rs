@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use pg::Lsn;
 use pg::wal::records::CommitWalk;
 use pg::wal::{FileName, LONG_HEADER_SIZE, SegmentName, SegmentSize};
@@ -141,29 +142,21 @@ impl OpenSegment {
     }
 
     /// The whole, to be stored.
-    pub(super) fn whole(&self, stored_us: i64) -> Arc<Stretch> {
+    pub(super) fn whole(&self, stored: Timestamp) -> Arc<Stretch> {
         let name = WalName::File(FileName::Segment(self.name));
-        self.stretch(name, 0, self.size.bytes(), stored_us)
+        self.stretch(name, 0, self.size.bytes(), stored)
     }
 
     /// A part, to be stored or compared.
-    pub(super) fn part(&self, part: Part, stored_us: i64) -> Arc<Stretch> {
-        self.stretch(WalName::Part(part), part.from, part.to, stored_us)
+    pub(super) fn part(&self, part: Part, stored: Timestamp) -> Arc<Stretch> {
+        self.stretch(WalName::Part(part), part.from, part.to, stored)
     }
 
     /// The times of commits are those of everything that came of the segment, not of the stretch alone: a reader wants to
     /// know how far in time the WAL goes with it.
-    fn stretch(&self, name: WalName, from: u32, to: u32, stored_us: i64) -> Arc<Stretch> {
-        let span = self.walk.clone().finish();
-        let unix_us = |moment: pg::PgTimestamp| Some(moment.to_timestamp()?.as_microsecond());
+    fn stretch(&self, name: WalName, from: u32, to: u32, stored: Timestamp) -> Arc<Stretch> {
         let length = u64::from(to - from);
-        let info = WalInfo {
-            name: name.to_string(),
-            length,
-            stored_us,
-            first_commit_us: span.and_then(|span| unix_us(span.first)),
-            last_commit_us: span.and_then(|span| unix_us(span.last)),
-        };
+        let info = WalInfo::new(name, length, stored).with_commits(self.walk.clone().finish());
         Arc::new(Stretch { file: self.file.clone(), name, from: from.into(), length, info })
     }
 }

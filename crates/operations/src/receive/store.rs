@@ -48,7 +48,7 @@ impl Store {
                 return Ok(());
             }
             let due = loop {
-                match self.intake.next_work(Instant::now(), self.max_lag, Timestamp::now().as_microsecond()) {
+                match self.intake.next_work(Instant::now(), self.max_lag, Timestamp::now()) {
                     Ok(work) => drop(tasks.spawn(self.clone().work(work))),
                     Err(due) => break due,
                 }

@@ -87,6 +87,11 @@ fn spool_failed(error: std::io::Error) -> Broken {
     Broken::Here { what: "the segment in hand (in the spool folder)", error: error.to_string() }
 }
 
+/// How many attempts failed in a row, with one that began then; a connection that held for a while ends a row.
+fn failures_after(failures: u32, begun: Instant) -> u32 {
+    if begun.elapsed() > SILENCE_MAX { 1 } else { failures + 1 }
+}
+
 impl Stream {
     /// Receives until somebody wants the end; what stops it for a while is told and tried again.
     pub(super) fn run(&self) -> Result<(), ReceiveError> {
@@ -97,35 +102,29 @@ impl Stream {
                 Ok(Ended::Stopped) => return Ok(()),
                 Ok(Ended::SlotDropped) => self.wait_for_storage(),
                 Err(Broken::Fatal(error)) => return Err(error),
-                Err(broken) => {
-                    if begun.elapsed() > SILENCE_MAX {
-                        failures = 0;
-                    }
-                    failures += 1;
-                    (self.store.tell)(self.notice(broken, failures));
-                    self.pause(PAUSE.saturating_mul(1 << failures.min(8)).min(PAUSE_MAX));
+                Err(Broken::Server(error)) => {
+                    failures = failures_after(failures, begun);
+                    (self.store.tell)(Notice::ServerFails { error: chain(&error), failures });
+                    self.pause(failures);
+                }
+                Err(Broken::Here { what, error }) => {
+                    failures = failures_after(failures, begun);
+                    let waited = self.store.intake.overdue(Instant::now());
+                    (self.store.tell)(Notice::StorageFails { what: what.to_owned(), error, waited });
+                    self.pause(failures);
                 }
             }
         }
         self.farewell(None)
     }
 
-    fn notice(&self, broken: Broken, failures: u32) -> Notice {
-        match broken {
-            Broken::Fatal(error) => Notice::Warning(chain(&error)),
-            Broken::Server(error) => Notice::ServerFails { error: chain(&error), failures },
-            Broken::Here { what, error } => {
-                let waited = self.store.intake.overdue(Instant::now());
-                Notice::StorageFails { what: what.to_owned(), error, waited }
-            }
-        }
-    }
-
     fn must_stop(&self) -> bool {
         self.stop.load(Ordering::Acquire) || self.store.intake.has_failed()
     }
 
-    fn pause(&self, pause: Duration) {
+    /// Waits longer the more attempts failed.
+    fn pause(&self, failures: u32) {
+        let pause = PAUSE.saturating_mul(1 << (failures - 1).min(8)).min(PAUSE_MAX);
         let begun = Instant::now();
         while begun.elapsed() < pause && !self.must_stop() {
             std::thread::sleep(Duration::from_millis(20).min(pause));

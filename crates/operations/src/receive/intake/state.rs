@@ -5,6 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use pg::wal::SegmentName;
 use pg::{Lsn, TimelineId};
 use repository::archive::{Part, cover};
@@ -88,7 +89,7 @@ impl State {
         &mut self,
         now: Instant,
         max_lag: Duration,
-        stored_us: i64,
+        stored: Timestamp,
     ) -> Result<Work, Option<Instant>> {
         if !self.superseded.is_empty() {
             self.removing += 1;
@@ -101,7 +102,7 @@ impl State {
                 return Err(None);
             }
             first.whole_under_way = true;
-            return Ok(Work::Whole(first.ticket, first.name, first.whole(stored_us)));
+            return Ok(Work::Whole(first.ticket, first.name, first.whole(stored)));
         }
         let is_free = |first: &&mut OpenSegment| !first.part_under_way && first.has_header();
         let Some(first) = self.open.front_mut().filter(is_free) else { return Err(None) };
@@ -112,7 +113,7 @@ impl State {
             first.part_under_way = true;
             first.cut_at = None;
             let parts = cover(&first.parts);
-            let parts = parts.into_iter().map(|part| (part, first.part(part, stored_us))).collect();
+            let parts = parts.into_iter().map(|part| (part, first.part(part, stored))).collect();
             return Ok(Work::Compare(first.ticket, parts));
         }
         let Some(since) = first.waiting_since.filter(|_| first.filled > first.shipped) else {
@@ -125,6 +126,6 @@ impl State {
         first.part_under_way = true;
         first.cut_at = Some(now);
         let part = first.next_part();
-        Ok(Work::Part(first.ticket, part, first.part(part, stored_us)))
+        Ok(Work::Part(first.ticket, part, first.part(part, stored)))
     }
 }

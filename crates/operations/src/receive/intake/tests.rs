@@ -34,7 +34,7 @@ impl Taking {
     }
 
     fn next(&self) -> Result<Work, Option<Instant>> {
-        self.intake.next_work(self.now, LAG, 0)
+        self.intake.next_work(self.now, LAG, Timestamp::UNIX_EPOCH)
     }
 
     fn next_part(&self) -> (Ticket, Part) {

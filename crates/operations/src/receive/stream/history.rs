@@ -36,12 +36,7 @@ impl Stream {
 
     fn store_history(&self, timeline: TimelineId, content: &[u8]) -> Result<(), Broken> {
         let file = FileName::History(timeline);
-        let info = WalInfo {
-            name: file.to_string(),
-            length: content.len() as u64,
-            stored_us: Timestamp::now().as_microsecond(),
-            ..WalInfo::default()
-        };
+        let info = WalInfo::new(&file, content.len() as u64, Timestamp::now());
         let Store { repository, cluster, .. } = &*self.store;
         let stored = self.handle.block_on(repository.store_wal(cluster, &file, content, &info, 1));
         failpoint::reach("receive.history-stored");
