@@ -112,8 +112,7 @@ fn received_round_trip(scene: &Scene) {
     let mut server = receiver::start_server(scene, |builder| builder);
     ledger::make(&server);
     let url = server.conninfo();
-    let mut receiver = Receiver::start(scene, &url, &["--max-lag", "100ms"]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(scene, &url, &["--max-lag", "100ms"]);
     scene.backup(&server, &[]);
     ledger::add(&server, 1, 200);
     receiver.kill();

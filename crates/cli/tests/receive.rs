@@ -46,8 +46,7 @@ fn streamed_is_what_segments_hold(major: u16, segment_size_mib: u32) {
     let server = start_server(&scene, |builder| builder.wal_segment_size_mib(segment_size_mib));
     ledger::make(&server);
     let mut sentinel = start_sentinel(&scene, &server, "sentinel");
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "100ms"]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "100ms"]);
     for round in 0..4 {
         ledger::add(&server, round * 50 + 1, round * 50 + 50);
         sql(
@@ -136,8 +135,7 @@ fn a_commit_that_waits_for_the_receiver_survives_the_loss_of_the_server() {
     scene.init();
     let server = start_server(&scene, |builder| builder);
     ledger::make(&server);
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
     scene.backup(&server, &[]);
     sql(&server, "alter system set synchronous_standby_names = 'pgkeep_main'");
     sql(&server, "select pg_reload_conf()");
@@ -166,8 +164,7 @@ fn without_waiting_less_than_two_seconds_are_lost_with_the_server() {
     scene.init();
     let server = start_server(&scene, |builder| builder);
     ledger::make(&server);
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &[]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(&scene, &server.conninfo(), &[]);
     scene.backup(&server, &[]);
     let acknowledged = lose_the_server_under_load(server, receiver);
     let into = scene.restore("restored", &["--to", "latest"]);
@@ -186,8 +183,7 @@ fn a_busy_server_costs_a_part_a_second_and_an_idle_one_nothing() {
     scene.init();
     let server = start_server(&scene, |builder| builder.wal_segment_size_mib(64));
     ledger::make(&server);
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &[]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(&scene, &server.conninfo(), &[]);
     let begun = Instant::now();
     for at in 0..400 {
         ledger::add(&server, at * 2 + 1, at * 2 + 2);
@@ -221,8 +217,7 @@ fn a_host_that_may_only_add_receives_and_resumes() {
     let url = server.conninfo();
     scene.make_folder("state-of-writer");
     for round in 0..3 {
-        let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms", "--config", &config]);
-        receiver.wait_for("\"streaming\"");
+        let receiver = Receiver::streaming(&scene, &url, &["--max-lag", "20ms", "--config", &config]);
         if round == 0 {
             scene.backup(&server, &[]);
         }

@@ -49,8 +49,7 @@ fn a09_a_promoted_standby_is_followed_onto_its_timeline() {
     let mut primary = start_server(&scene, |builder| builder);
     ledger::make(&primary);
     let standby = start_standby(&scene, &primary, "standby");
-    let mut receiver = Receiver::start(&scene, &hosts(&[&primary, &standby]), &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let mut receiver = Receiver::streaming(&scene, &hosts(&[&primary, &standby]), &["--max-lag", "20ms"]);
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 50);
     let end = end_of_wal(&primary);
@@ -84,8 +83,7 @@ fn wal_is_received_from_a_standby_too_and_over_its_promotion() {
     let primary = start_server(&scene, |builder| builder);
     ledger::make(&primary);
     let standby = start_standby(&scene, &primary, "standby");
-    let mut receiver = Receiver::start(&scene, &standby.conninfo(), &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let mut receiver = Receiver::streaming(&scene, &standby.conninfo(), &["--max-lag", "20ms"]);
     // The stop of a backup of the primary ends its segment, which comes by way of the standby.
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 50);
@@ -100,6 +98,15 @@ fn wal_is_received_from_a_standby_too_and_over_its_promotion() {
     assert_restores(&scene, "restored", 80);
 }
 
+/// Rows 1 to 20 were on both timelines, 101 to 120 are on the new one, and the old one goes to its last row.
+fn assert_both_timelines(scene: &Scene, last_of_old: i64) {
+    let newest = scene.restore("newest", &["--to", "latest"]);
+    let found = ledger::ids(&scene.start_restored(&newest));
+    assert_eq!(found, (1..=20).chain(101..=120).collect(), "the new timeline");
+    let old = scene.restore("old", &["--to", "latest", "--timeline", "1"]);
+    ledger::assert_prefix(&scene.start_restored(&old), last_of_old, "the old timeline to its end");
+}
+
 #[test]
 fn what_a_promoted_standby_never_had_stays_on_the_old_timeline() {
     let Some(scene) = Scene::of(15) else { return };
@@ -107,8 +114,7 @@ fn what_a_promoted_standby_never_had_stays_on_the_old_timeline() {
     let mut primary = start_server(&scene, |builder| builder);
     ledger::make(&primary);
     let mut standby = start_standby(&scene, &primary, "standby");
-    let mut receiver = Receiver::start(&scene, &hosts(&[&primary, &standby]), &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let mut receiver = Receiver::streaming(&scene, &hosts(&[&primary, &standby]), &["--max-lag", "20ms"]);
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 20);
     let replayed = format!("select (pg_last_wal_replay_lsn() >= '{}')::int", end_of_wal(&primary));
@@ -126,11 +132,7 @@ fn what_a_promoted_standby_never_had_stays_on_the_old_timeline() {
     receiver.wait_for("\"timeline\":2");
     wait_until_flushed(&standby, end_of_wal(&standby));
     receiver.stop();
-    let newest = scene.restore("newest", &["--to", "latest"]);
-    let found = ledger::ids(&scene.start_restored(&newest));
-    assert_eq!(found, (1..=20).chain(101..=120).collect(), "the new timeline");
-    let old = scene.restore("old", &["--to", "latest", "--timeline", "1"]);
-    ledger::assert_prefix(&scene.start_restored(&old), 45, "the old timeline to its end");
+    assert_both_timelines(&scene, 45);
 }
 
 #[test]
@@ -167,8 +169,7 @@ fn a_restarted_receiver_keeps_what_only_the_repository_has() {
     ledger::make(&primary);
     let mut standby = start_standby(&scene, &primary, "standby");
     let url = hosts(&[&primary, &standby]);
-    let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(&scene, &url, &["--max-lag", "20ms"]);
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 20);
     let replayed = format!("select (pg_last_wal_replay_lsn() >= '{}')::int", end_of_wal(&primary));
@@ -186,11 +187,7 @@ fn a_restarted_receiver_keeps_what_only_the_repository_has() {
     receiver.wait_for("\"timeline\":2");
     wait_until_flushed(&standby, end_of_wal(&standby));
     receiver.stop();
-    let newest = scene.restore("newest", &["--to", "latest"]);
-    let found = ledger::ids(&scene.start_restored(&newest));
-    assert_eq!(found, (1..=20).chain(101..=120).collect(), "the new timeline");
-    let old = scene.restore("old", &["--to", "latest", "--timeline", "1"]);
-    ledger::assert_prefix(&scene.start_restored(&old), 40, "the old timeline to its end");
+    assert_both_timelines(&scene, 40);
 }
 
 #[test]
@@ -200,8 +197,7 @@ fn a_standby_that_has_more_than_the_archive_keeps_it_when_it_is_promoted() {
     let mut primary = start_server(&scene, |builder| builder);
     ledger::make(&primary);
     let command = restore_command(&scene.program(), &["--config", scene.config().to_str().unwrap()]);
-    let mut receiver = Receiver::start(&scene, &primary.conninfo(), &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(&scene, &primary.conninfo(), &["--max-lag", "20ms"]);
     let standby = start_standby_with(&scene, &primary, "standby", |builder| {
         builder.setting("restore_command", &command)
     });

@@ -37,15 +37,13 @@ fn killed_at_any_point_it_goes_on_and_nothing_is_missing() {
         assert!(killed, "{point} was not reached");
         if at == 0 {
             // From here on a backup can be brought to anything that comes.
-            let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
-            receiver.wait_for("\"streaming\"");
+            let receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
             scene.backup(&server, &[]);
             receiver.kill();
         }
     }
     ledger::add(&server, last + 1, last + 20);
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
     wait_until_flushed(&server, end_of_wal(&server));
     receiver.stop();
     let status = scene.json(&["status"]);
@@ -66,8 +64,7 @@ fn killed_at_random_times_under_load_it_loses_nothing() {
     let server = start_server(&scene, |builder| builder);
     ledger::make(&server);
     let url = server.conninfo();
-    let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let mut receiver = Receiver::streaming(&scene, &url, &["--max-lag", "20ms"]);
     scene.backup(&server, &[]);
     let load = ledger::Load::start(&server, 2);
     // A multiplicative sequence is random enough for times, and the same in every run.
@@ -92,12 +89,10 @@ fn a12_killed_it_is_back_within_ten_seconds() {
     let Some(scene) = Scene::of(15) else { return };
     scene.init();
     let server = start_server(&scene, |builder| builder);
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &[]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(&scene, &server.conninfo(), &[]);
     receiver.kill();
     let begun = Instant::now();
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &[]);
-    receiver.wait_for("\"streaming\"");
+    let _receiver = Receiver::streaming(&scene, &server.conninfo(), &[]);
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
@@ -107,8 +102,7 @@ fn a_server_that_restarts_is_followed() {
     scene.init();
     let mut server = start_server(&scene, |builder| builder);
     ledger::make(&server);
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "50ms"]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "50ms"]);
     scene.backup(&server, &[]);
     ledger::add(&server, 1, 50);
     server.restart().unwrap();
@@ -127,8 +121,7 @@ fn a14_a_dropped_slot_whose_wal_is_gone_is_a_gap_that_everybody_tells_of() {
     let server =
         start_server(&scene, |builder| builder.setting("max_wal_size", "4MB").setting("min_wal_size", "2MB"));
     ledger::make(&server);
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
     scene.backup(&server, &[]);
     ledger::add(&server, 1, 30);
     sql(&server, "select pg_create_restore_point('before')");
@@ -181,8 +174,7 @@ fn a_storage_that_is_down_is_waited_for_and_nothing_is_missing() {
     scene.init();
     let server = start_server(&scene, |builder| builder);
     ledger::make(&server);
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let mut receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
     scene.backup(&server, &[]);
     let wal = scene.path("repository/clusters/main/wal");
     let forbid = |folder: &Path, mode| {
@@ -215,8 +207,7 @@ fn killed_while_one_segment_cannot_be_stored_it_stores_that_one_too() {
     scene.init();
     let server = start_server(&scene, |builder| builder);
     ledger::make(&server);
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let mut receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
     scene.backup(&server, &[]);
     // Something that is no segment stands where the one being written is to go.
     let name = text(&server, "select pg_walfile_name(pg_current_wal_lsn() + 1)");
@@ -245,8 +236,7 @@ fn a_slot_past_its_limit_is_dropped_before_it_fills_the_servers_disk() {
     let server = start_server(&scene, |builder| builder);
     ledger::make(&server);
     let url = server.conninfo();
-    let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms", "--slot-limit", "8MiB"]);
-    receiver.wait_for("\"streaming\"");
+    let mut receiver = Receiver::streaming(&scene, &url, &["--max-lag", "20ms", "--slot-limit", "8MiB"]);
     scene.backup(&server, &[]);
     let wal = scene.path("repository/clusters/main/wal");
     std::fs::set_permissions(&wal, std::fs::Permissions::from_mode(0o000)).unwrap();
@@ -276,8 +266,7 @@ fn a_network_that_was_cut_is_back_and_so_is_the_receiver() {
     let server = start_server(&scene, |builder| builder);
     ledger::make(&server);
     let wire = Wire::to(&server);
-    let mut receiver = Receiver::start(&scene, &wire.conninfo(&server), &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let mut receiver = Receiver::streaming(&scene, &wire.conninfo(&server), &["--max-lag", "20ms"]);
     scene.backup(&server, &[]);
     wire.cut.store(true, Ordering::Relaxed);
     ledger::add(&server, 1, 50);
@@ -302,8 +291,7 @@ fn what_archive_command_pushes_too_is_stored_once() {
     scene.init();
     let server = scene.start_server(|builder| builder.wal_segment_size_mib(1));
     ledger::make(&server);
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
-    receiver.wait_for("\"streaming\"");
+    let mut receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
     scene.backup(&server, &[]);
     for round in 0..5 {
         ledger::add(&server, round * 20 + 1, round * 20 + 20);
@@ -335,11 +323,9 @@ fn a_frozen_receiver_does_not_keep_the_slot_from_its_successor() {
     let Some(scene) = Scene::of(15) else { return };
     scene.init();
     let server = start_server(&scene, |builder| builder);
-    let mut frozen = Receiver::start(&scene, &server.conninfo(), &[]);
-    frozen.wait_for("\"streaming\"");
+    let frozen = Receiver::streaming(&scene, &server.conninfo(), &[]);
     frozen.signal(Signal::STOP);
-    let mut receiver = Receiver::start(&scene, &server.conninfo(), &[]);
-    receiver.wait_for("\"streaming\"");
+    let receiver = Receiver::streaming(&scene, &server.conninfo(), &[]);
     assert!(text(&server, "select application_name from pg_stat_replication limit 1").starts_with("pgkeep"));
     frozen.kill();
     receiver.stop();

@@ -41,6 +41,13 @@ impl Receiver {
         Self::start_with(scene, url, more, None)
     }
 
+    /// Waits until WAL comes.
+    pub fn streaming(scene: &Scene, url: &str, more: &[&str]) -> Self {
+        let mut receiver = Self::start(scene, url, more);
+        receiver.wait_for("\"streaming\"");
+        receiver
+    }
+
     /// With a point at which it kills itself.
     pub fn start_with(scene: &Scene, url: &str, more: &[&str], failpoint: Option<&str>) -> Self {
         let mut command = scene.bare_command();
