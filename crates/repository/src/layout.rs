@@ -80,6 +80,13 @@ pub const KEYS: &str = "keys/";
 /// Everything under this prefix belongs to one cluster's stream.
 pub const CLUSTERS: &str = "clusters/";
 
+/// Everything under this prefix tells where prune moved the live pages of a pack.
+pub const MOVED: &str = "moved/";
+/// Everything under this prefix is a list of packs that prune found dead.
+pub const MARKS: &str = "marks/";
+/// Everything under this prefix says who does what must be alone.
+pub const LEASES: &str = "leases/";
+
 /// What the repository is; written once.
 pub fn description() -> ObjectName {
     object("repository".into())
@@ -119,6 +126,66 @@ pub fn partials(cluster: &ClusterName) -> String {
 /// The `number`-th partial manifest of an unfinished backup.
 pub fn partial_manifest(cluster: &ClusterName, id: &str, number: u32) -> ObjectName {
     object(format!("{CLUSTERS}{cluster}/partial/{id}/{number:06}"))
+}
+
+/// The prefix of the notes of a cluster's expired backups.
+pub fn expired_notes(cluster: &ClusterName) -> String {
+    format!("{CLUSTERS}{cluster}/expired/")
+}
+
+/// The note that a backup was expired.
+pub fn expired_note(cluster: &ClusterName, id: &str) -> ObjectName {
+    object(format!("{CLUSTERS}{cluster}/expired/{id}"))
+}
+
+/// The prefix of a cluster's pins.
+pub fn pins(cluster: &ClusterName) -> String {
+    format!("{CLUSTERS}{cluster}/pins/")
+}
+
+/// One pin of a backup; `unique` sets it apart from others of the same backup.
+pub fn pin(cluster: &ClusterName, backup: &str, unique: &str) -> ObjectName {
+    object(format!("{CLUSTERS}{cluster}/pins/{backup}/{unique}"))
+}
+
+/// The prefix of the claims of a cluster's running operations.
+pub fn claims(cluster: &ClusterName) -> String {
+    format!("{CLUSTERS}{cluster}/claims/")
+}
+
+/// The claim of the operation that will publish the backup `id`.
+pub fn claim(cluster: &ClusterName, id: &str) -> ObjectName {
+    object(format!("{CLUSTERS}{cluster}/claims/{id}"))
+}
+
+/// The prefix of a cluster's proofs.
+pub fn proofs(cluster: &ClusterName) -> String {
+    format!("{CLUSTERS}{cluster}/proofs/")
+}
+
+/// One proof; ids begin with the UTC time, so they sort by time.
+pub fn proof(cluster: &ClusterName, id: &str) -> ObjectName {
+    object(format!("{CLUSTERS}{cluster}/proofs/{id}"))
+}
+
+/// Where the live pages of a pack went.
+pub fn moved(id: PackId) -> ObjectName {
+    object(format!("{MOVED}{id}"))
+}
+
+/// One list of dead packs; ids begin with the UTC time, so they sort by time.
+pub fn mark(id: &str) -> ObjectName {
+    object(format!("{MARKS}{id}"))
+}
+
+/// The prefix of a lease's steps.
+pub fn lease_steps(what: &str) -> String {
+    format!("{LEASES}{what}/")
+}
+
+/// One step of a lease, by its number.
+pub fn lease(what: &str, number: u64) -> ObjectName {
+    object(format!("{LEASES}{what}/{number:016x}"))
 }
 
 /// The prefix of a cluster's WAL.

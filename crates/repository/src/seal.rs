@@ -47,6 +47,20 @@ pub enum Kind {
     PartialManifest = 5,
     /// A note of WAL that could not be had.
     Gap = 6,
+    /// A note that a backup was expired, and why.
+    Expired = 7,
+    /// A backup that no policy may expire.
+    Pin = 8,
+    /// An operation that may name old packs and has not published yet.
+    Claim = 9,
+    /// Who does what must be alone.
+    Lease = 10,
+    /// Packs that nobody named when prune looked.
+    Mark = 11,
+    /// Where the live pages of a pack went.
+    Moved = 12,
+    /// What a verification or trial restore proved.
+    Proof = 13,
 }
 
 /// Why a sealed object could not be opened.

@@ -3,12 +3,13 @@
 
 use pg::{Lsn, TimelineId};
 use prost::Message;
-use storage::{ObjectName, StorageError};
+use storage::StorageError;
 
 use super::ArchiveError;
 use crate::layout::{self, ClusterName};
+use crate::note::shortened;
 use crate::repository::{Repository, RepositoryError};
-use crate::seal::{Header, Kind, MAX_HEADER_LEN, SealError, Sealer};
+use crate::seal::Kind;
 
 /// WAL that could not be had.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -49,14 +50,9 @@ impl Repository {
         gap: &Gap,
         note: &GapNote,
     ) -> Result<(), ArchiveError> {
-        let mut note = note.clone();
-        while note.why.len() > WHY_MAX {
-            note.why.pop();
-        }
-        let name = layout::gap(cluster, gap);
-        let sealer = Sealer::new(self.access().writer(), Kind::Gap, &name, &note.encode_to_vec());
-        match self.storage().create(&name, &[bytes::Bytes::copy_from_slice(sealer.header())]).await {
-            Ok(()) | Err(StorageError::NameTaken { .. }) => Ok(()),
+        let note = GapNote { why: shortened(&note.why, WHY_MAX).to_owned(), ..*note };
+        match self.write_note(Kind::Gap, &layout::gap(cluster, gap), &note).await {
+            Ok(()) | Err(RepositoryError::Storage(StorageError::NameTaken { .. })) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -67,25 +63,18 @@ impl Repository {
         let mut gaps = Vec::new();
         for entry in self.storage().list(&layout::gaps(cluster)).await? {
             let Some(gap) = layout::parse_gap(cluster, &entry.name) else { continue };
-            let note = match self.storage().read_all(&entry.name, MAX_HEADER_LEN as u64).await {
-                Ok(object) => self.read_note(&entry.name, &object),
-                Err(StorageError::NotFound { .. }) => continue,
-                Err(error @ StorageError::TooLarge { .. }) => Err(error.into()),
-                Err(error) => return Err(error.into()),
-            };
             let unusable = |error| GapNote { noticed_us: 0, why: format!("its note is unusable: {error}") };
-            gaps.push((gap, note.unwrap_or_else(unusable)));
+            match self.read_note(Kind::Gap, &entry.name).await {
+                Ok(note) => gaps.push((gap, note)),
+                Err(RepositoryError::Storage(StorageError::NotFound { .. })) => {}
+                Err(error @ RepositoryError::Storage(StorageError::TooLarge { .. })) => {
+                    gaps.push((gap, unusable(error)))
+                }
+                Err(error @ RepositoryError::Storage(_)) => return Err(error),
+                Err(error) => gaps.push((gap, unusable(error))),
+            }
         }
         gaps.sort_by_key(|(gap, _)| *gap);
         Ok(gaps)
-    }
-
-    fn read_note(&self, name: &ObjectName, object: &[u8]) -> Result<GapNote, RepositoryError> {
-        let header = Header::parse(self.access().writer(), Kind::Gap, name, object)?;
-        if header.len != object.len() {
-            return Err(SealError::Length { name: name.clone() }.into());
-        }
-        let bad = |_| SealError::Content { name: name.clone(), what: "note of a gap" };
-        Ok(GapNote::decode(&header.public[..]).map_err(bad)?)
     }
 }
