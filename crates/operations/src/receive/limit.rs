@@ -70,7 +70,7 @@ impl Judge {
     /// True when the slot is to be dropped: it is past its limit, and what is kept does not become less. A receiver that was
     /// away for long catches up, and must be let.
     fn judge(&mut self, slot: &Slot, limit: Option<u64>, failing: bool, name: &str, tell: &Tell) -> bool {
-        if slot.safe_wal_size.is_none() && !self.told_unlimited {
+        if slot.safe_wal_size.is_none() && !slot.is_lost() && !self.told_unlimited {
             self.told_unlimited = true;
             tell(Notice::Warning(
                 "max_slot_wal_keep_size is not set: if pgkeep does not run, nothing keeps the slot from filling the \
@@ -125,6 +125,19 @@ mod tests {
             retained_bytes: retained,
             safe_wal_size: safe,
         }
+    }
+
+    #[test]
+    fn a_lost_slot_is_not_taken_for_one_without_a_limit() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let sink = told.clone();
+        let tell: Tell = Arc::new(move |notice| sink.lock().unwrap().push(notice));
+        let mut judge = Judge { least: None, warned: false, told_unlimited: false };
+        let lost = Slot { wal_status: Some("lost".to_owned()), restart_lsn: None, ..slot(0, None) };
+        assert!(!judge.judge(&lost, Some(100 << 20), false, "keep", &tell));
+        assert!(told.lock().unwrap().is_empty(), "{:?}", told.lock().unwrap());
+        assert!(!judge.judge(&slot(0, None), Some(100 << 20), false, "keep", &tell));
+        assert_eq!(told.lock().unwrap().len(), 1);
     }
 
     #[test]
