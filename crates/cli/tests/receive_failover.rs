@@ -39,7 +39,12 @@ fn hosts(servers: &[&Throwaway]) -> String {
     };
     let folders = join(&|server| server.socket_directory().to_str().unwrap().to_owned());
     let ports = join(&|server| server.port().to_string());
-    format!("host={folders} port={ports} dbname=postgres user=postgres target_session_attrs=read-write")
+    format!("host={folders} port={ports} dbname=postgres user=postgres")
+}
+
+/// The settings that lead to whichever of the servers is the primary.
+fn primary_of(servers: &[&Throwaway]) -> String {
+    hosts(servers) + " target_session_attrs=read-write"
 }
 
 #[test]
@@ -49,7 +54,8 @@ fn a09_a_promoted_standby_is_followed_onto_its_timeline() {
     let mut primary = start_server(&scene, |builder| builder);
     ledger::make(&primary);
     let standby = start_standby(&scene, &primary, "standby");
-    let mut receiver = Receiver::streaming(&scene, &hosts(&[&primary, &standby]), &["--max-lag", "20ms"]);
+    let mut receiver =
+        Receiver::streaming(&scene, &primary_of(&[&primary, &standby]), &["--max-lag", "20ms"]);
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 50);
     let end = end_of_wal(&primary);
@@ -114,7 +120,8 @@ fn what_a_promoted_standby_never_had_stays_on_the_old_timeline() {
     let mut primary = start_server(&scene, |builder| builder);
     ledger::make(&primary);
     let mut standby = start_standby(&scene, &primary, "standby");
-    let mut receiver = Receiver::streaming(&scene, &hosts(&[&primary, &standby]), &["--max-lag", "20ms"]);
+    let mut receiver =
+        Receiver::streaming(&scene, &primary_of(&[&primary, &standby]), &["--max-lag", "20ms"]);
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 20);
     let replayed = format!("select (pg_last_wal_replay_lsn() >= '{}')::int", end_of_wal(&primary));
@@ -168,7 +175,7 @@ fn a_restarted_receiver_keeps_what_only_the_repository_has() {
     let mut primary = start_server(&scene, |builder| builder);
     ledger::make(&primary);
     let mut standby = start_standby(&scene, &primary, "standby");
-    let url = hosts(&[&primary, &standby]);
+    let url = primary_of(&[&primary, &standby]);
     let receiver = Receiver::streaming(&scene, &url, &["--max-lag", "20ms"]);
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 20);
