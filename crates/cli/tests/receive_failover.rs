@@ -90,6 +90,8 @@ fn wal_is_received_from_a_standby_too_and_over_its_promotion() {
     ledger::make(&primary);
     let standby = start_standby(&scene, &primary, "standby");
     let mut receiver = Receiver::streaming(&scene, &standby.conninfo(), &["--max-lag", "20ms"]);
+    // The primary has no slot of ours: a backup of it wants to see that its WAL comes.
+    wait_until_flushed(&standby, end_of_wal(&primary));
     // The stop of a backup of the primary ends its segment, which comes by way of the standby.
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 50);
@@ -152,6 +154,8 @@ fn killed_while_it_changes_timelines_it_goes_on() {
     let url = standby.conninfo();
     let mut receiver = Receiver::start_with(&scene, &url, &["--max-lag", "20ms"], Some(TIMELINE_POINTS[0]));
     receiver.wait_for("\"streaming\"");
+    // The primary has no slot of ours: a backup of it wants to see that its WAL comes.
+    wait_until_flushed(&standby, end_of_wal(&primary));
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 30);
     wait_until_flushed(&standby, end_of_wal(&primary));
