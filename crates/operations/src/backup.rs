@@ -31,10 +31,12 @@ use repository::{ClusterName, PackId, Repository};
 use server::backup::{BackupSession, Stopped};
 use server::connection::{Connection, ConnectionSettings};
 use server::facts::ServerFacts;
+use server::files::FileSource;
 use tokio::runtime::Handle;
 
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
+use crate::owner::holder;
 use crate::probe::Mode;
 pub use changes::{CHANGED_BY, ChangedBy};
 use changes::{Summary, check_allowed};
@@ -150,53 +152,88 @@ pub async fn backup_tuned(
     let plan = plan_backup(&repository, request, predecessor, &control).await?;
     plan.tell(&*monitor);
 
+    // Before anything that is stored is named anew: prune leaves it alone from here on.
+    repository.claim(&request.cluster, &plan.id, &holder()).await?;
     failpoint::reach("backup.bound");
-    monitor.event(Event::Phase("checkpoint"));
-    let label = if request.label.is_empty() { "pgkeep" } else { &request.label };
-    let session = BackupSession::start(connection, label, !request.spread_checkpoint)?;
-    let mut manifest = begin_manifest(&plan, request, &facts, &control, session.started(), files);
-
-    failpoint::reach("backup.started");
-    let clock_ns = files.clock_ns()?;
-    let mut context = begin_context(&repository, request, &plan, &manifest, &control, clock_ns);
-    context.partial_time = tuning.partial_time;
-    context.summary = tokio::task::block_in_place(|| {
-        let unusable = &mut |why| warn(why, &mut manifest, &*monitor);
-        changes::collect(request.changed_by, &session, &plan, &control, tuning, unusable)
-    })?;
-
-    monitor.event(Event::Phase("copy files"));
-    let uploader = Uploader::new(repository.clone(), Handle::current());
-    let copying = Copying { plan: &plan, files, session: &session, uploader: &uploader, monitor: &*monitor };
-    let copied = copying.run(context, &mut manifest)?;
-    failpoint::reach("backup.copied");
-    let (control_bytes, _) = files.read_control_file()?;
-    let started = session.started().clone();
-    let stopped = session.stop(false)?;
-    failpoint::reach("backup.stopped");
-    let wal_timeout = request.wal_timeout;
-    finish_manifest(&mut manifest, &plan, copied, control_bytes, &stopped, &uploader).await?;
-
-    failpoint::reach("backup.list-stored");
-    monitor.event(Event::Phase("wait for WAL"));
-    if started.from_standby {
-        standby::end_segment(request.primary.as_ref(), control.system_identifier, &*monitor).await;
-    }
-    let (from, stop, size) = (started.start_segment, stopped.stop_lsn, control.wal_segment_size);
-    if let Err(error) = wal::wait(&repository, &request.cluster, from, stop, size, wal_timeout).await {
-        // Everything else is stored: the next backup finds it all.
-        if let Err(lost) = repository.publish_partial(&request.cluster, &manifest, LAST_PARTIAL).await {
-            tracing::warn!(error = %lost, "what was stored is not noted for the next backup");
+    let ready =
+        Ready { repository: &repository, request, facts: &facts, files, control: &control, plan: &plan };
+    match ready.capture(connection, monitor, tuning).await {
+        Ok(manifest) => Ok(BackupReport { manifest, elapsed: began.elapsed() }),
+        Err(error) => {
+            repository.withdraw_claim(&request.cluster, &plan.id).await;
+            Err(error)
         }
-        return Err(if started.from_standby { standby::explain(error) } else { error });
     }
+}
 
-    failpoint::reach("backup.wal-there");
-    // Last on purpose: until the manifest exists there is no backup.
-    let manifest = repository.publish(&request.cluster, manifest, plan.predecessor.as_ref()).await?;
-    failpoint::reach("backup.published");
-    repository.local().trim(LOCAL_LIMIT);
-    Ok(BackupReport { manifest, elapsed: began.elapsed() })
+/// A backup that may begin.
+struct Ready<'r> {
+    repository: &'r Arc<Repository>,
+    request: &'r BackupRequest,
+    facts: &'r ServerFacts,
+    files: &'r dyn FileSource,
+    control: &'r ControlFile,
+    plan: &'r Plan,
+}
+
+impl Ready<'_> {
+    async fn capture(
+        &self,
+        connection: Connection,
+        monitor: Arc<dyn Monitor>,
+        tuning: &Tuning,
+    ) -> Result<Manifest, BackupError> {
+        let Self { repository, request, facts, files, control, plan } = *self;
+        monitor.event(Event::Phase("checkpoint"));
+        let label = if request.label.is_empty() { "pgkeep" } else { &request.label };
+        let session = BackupSession::start(connection, label, !request.spread_checkpoint)?;
+        let mut manifest = begin_manifest(plan, request, facts, control, session.started(), files);
+
+        failpoint::reach("backup.started");
+        let clock_ns = files.clock_ns()?;
+        let mut context = begin_context(repository, request, plan, &manifest, control, clock_ns);
+        context.partial_time = tuning.partial_time;
+        context.summary = tokio::task::block_in_place(|| {
+            let unusable = &mut |why| warn(why, &mut manifest, &*monitor);
+            changes::collect(request.changed_by, &session, plan, control, tuning, unusable)
+        })?;
+
+        monitor.event(Event::Phase("copy files"));
+        let uploader = Uploader::new(repository.clone(), Handle::current());
+        let copying = Copying { plan, files, session: &session, uploader: &uploader, monitor: &*monitor };
+        let copied = copying.run(context, &mut manifest)?;
+        failpoint::reach("backup.copied");
+        let (control_bytes, _) = files.read_control_file()?;
+        let started = session.started().clone();
+        let stopped = session.stop(false)?;
+        failpoint::reach("backup.stopped");
+        let wal_timeout = request.wal_timeout;
+        finish_manifest(&mut manifest, plan, copied, control_bytes, &stopped, &uploader).await?;
+
+        failpoint::reach("backup.list-stored");
+        monitor.event(Event::Phase("wait for WAL"));
+        if started.from_standby {
+            standby::end_segment(request.primary.as_ref(), control.system_identifier, &*monitor).await;
+        }
+        let (from, stop, size) = (started.start_segment, stopped.stop_lsn, control.wal_segment_size);
+        if let Err(error) = wal::wait(repository, &request.cluster, from, stop, size, wal_timeout).await {
+            // Everything else is stored: the next backup finds it all.
+            if let Err(lost) = repository.publish_partial(&request.cluster, &manifest, LAST_PARTIAL).await {
+                tracing::warn!(error = %lost, "what was stored is not noted for the next backup");
+            }
+            return Err(if started.from_standby { standby::explain(error) } else { error });
+        }
+
+        failpoint::reach("backup.wal-there");
+        if !repository.has_claim(&request.cluster, &plan.id).await? {
+            return Err(BackupError::Overtaken);
+        }
+        // Last on purpose: until the manifest exists there is no backup.
+        let manifest = repository.publish(&request.cluster, manifest, plan.predecessor.as_ref()).await?;
+        failpoint::reach("backup.published");
+        repository.local().trim(LOCAL_LIMIT);
+        Ok(manifest)
+    }
 }
 
 fn begin_context(

@@ -78,8 +78,12 @@ pub async fn list(repository: &Repository, cluster: &ClusterName) -> Result<List
 
 /// The names of the clusters in a repository.
 pub async fn clusters(repository: &Repository) -> Result<Vec<ClusterName>, CatalogueError> {
-    let children =
-        repository.storage().list_children(layout::CLUSTERS).await.map_err(RepositoryError::from)?;
+    Ok(cluster_names(repository).await?)
+}
+
+/// The same, for whoever has no other question.
+pub(crate) async fn cluster_names(repository: &Repository) -> Result<Vec<ClusterName>, RepositoryError> {
+    let children = repository.storage().list_children(layout::CLUSTERS).await?;
     let last = |prefix: &String| prefix.trim_end_matches('/').rsplit('/').next().map(str::to_owned);
     Ok(children.prefixes.iter().filter_map(last).filter_map(|name| ClusterName::new(&name).ok()).collect())
 }

@@ -1,4 +1,4 @@
-//! Names and numbers of system users.
+//! Names and numbers of system users, and what this process is called among many hosts.
 
 /// The name of the user with this number, from the system's user database file.
 ///
@@ -12,6 +12,12 @@ pub fn ids_of(owner: &str) -> Option<(u32, u32)> {
     let by_number = owner.parse::<u32>().ok();
     let found = lines().find(|user| user.name == owner || Some(user.uid) == by_number);
     found.map(|user| (user.uid, user.gid)).or(by_number.map(|uid| (uid, uid)))
+}
+
+/// Host and process, for people who look who holds what.
+pub fn holder() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}, process {}", std::process::id())
 }
 
 struct User {

@@ -16,7 +16,7 @@ use crate::repository::{Repository, RepositoryError};
 use crate::seal::{Kind, open_stream, seal_stream};
 
 /// A manifest of 10 TB in 16 MiB packs has about 25 MiB; anything past this is hostile.
-const MANIFEST_LIMIT: u64 = 64 << 20;
+pub(crate) const MANIFEST_LIMIT: u64 = 64 << 20;
 
 /// One backup that is listed: its manifest, or why it cannot be read.
 pub struct Listed {

@@ -15,7 +15,7 @@ pub const LEAF_SPAN: u64 = 16 << 20;
 
 /// A run of content: `length` bytes that begin at `offset` in the plaintext of a chunk, and go on, where the chunk ends,
 /// with the first byte of the pack's next chunk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
 pub struct Extent {
     /// The pack.
     pub pack: PackId,

@@ -98,6 +98,17 @@ pub fn pack(id: PackId) -> ObjectName {
     object(format!("{PACKS}{}/{id}", &id[..2]))
 }
 
+/// The prefixes that all packs are below, each with a 256th of them.
+pub fn pack_folders() -> impl Iterator<Item = String> {
+    (0..=u8::MAX).map(|first| format!("{PACKS}{first:02x}/"))
+}
+
+/// The id of the pack that is this object; `None` for an object that stands elsewhere than its id says.
+pub fn parse_pack(name: &ObjectName) -> Option<PackId> {
+    let id = PackId::parse(name.as_str().rsplit('/').next()?)?;
+    (pack(id) == *name).then_some(id)
+}
+
 /// A key slot.
 pub fn key_slot(slot: &str) -> ObjectName {
     object(format!("{KEYS}{slot}"))

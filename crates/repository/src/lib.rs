@@ -11,6 +11,7 @@
 pub mod archive;
 pub mod backups;
 pub mod chunk;
+pub mod claim;
 pub mod content;
 pub mod description;
 pub mod file_list;
@@ -19,6 +20,9 @@ pub mod layout;
 pub mod lease;
 pub mod local;
 pub mod manifest;
+pub mod mark;
+pub mod moved;
+pub mod named;
 mod note;
 pub mod pack;
 pub mod pages;

@@ -19,6 +19,7 @@ use crate::keys::{KeyError, Slot, SlotKey, SlotKind};
 use crate::layout::{self, PackId};
 use crate::local::{Drawer, LocalStore};
 use crate::manifest::PageRef;
+use crate::moved::{MOVES_MAX, Moved, is_absent_pack};
 use crate::pack::{OpenPack, PackTable, SealedPack, Tail};
 use crate::seal::SealError;
 use crate::secrets::{Access, Keyring, WriterCredential};
@@ -27,6 +28,8 @@ use crate::secrets::{Access, Keyring, WriterCredential};
 const TABLE_MEMORY: usize = 16 << 20;
 /// Map chunks kept in memory; each has about 256 KiB.
 const MAP_CHUNKS: usize = 24;
+/// Records of moved packs kept in memory; each has about 100 KiB.
+const MOVES: usize = 64;
 /// First guess at the length of a pack's tail, where no manifest tells it.
 const TAIL_GUESS: u64 = 128 << 10;
 /// A slot or description is never larger.
@@ -119,11 +122,15 @@ pub struct Repository {
     place: String,
     tables: Mutex<TableCache>,
     maps: Mutex<MapCache>,
+    moves: Mutex<MoveCache>,
     workers: Arc<Workers>,
 }
 
 /// Plaintext of map chunks, by pack and number.
 type MapCache = LruCache<(PackId, u32), Arc<Vec<u8>>>;
+
+/// Where the pages of packs went.
+type MoveCache = LruCache<PackId, Arc<Moved>>;
 
 struct TableCache {
     tables: LruCache<PackId, Arc<PackTable>>,
@@ -198,6 +205,7 @@ impl Repository {
             access,
             tables: Mutex::new(TableCache { tables: LruCache::unbounded(), weight: 0 }),
             maps: Mutex::new(LruCache::new(NonZeroUsize::new(MAP_CHUNKS).expect("not zero"))),
+            moves: Mutex::new(LruCache::new(NonZeroUsize::new(MOVES).expect("not zero"))),
             workers: Arc::default(),
         }
     }
@@ -225,6 +233,11 @@ impl Repository {
     /// This host's own files about the repository.
     pub fn local(&self) -> &LocalStore {
         &self.local
+    }
+
+    /// Records of moved packs that were read lately.
+    pub(crate) fn moves(&self) -> &Mutex<MoveCache> {
+        &self.moves
     }
 
     /// Buffers and contexts for WAL.
@@ -302,8 +315,11 @@ impl Repository {
         if let Some(table) = cached.and_then(|bytes| PackTable::decode(&bytes)) {
             return Ok(self.remember_table(id, table));
         }
-        let pack = self.open_pack(id, tail_len).await?;
-        Ok(self.keep_table(id, pack.table))
+        let table = match self.open_pack(id, tail_len).await {
+            Ok(pack) => pack.table,
+            Err(absent) => self.moved_or(id, absent).await?.table.clone(),
+        };
+        Ok(self.keep_table(id, table))
     }
 
     /// Opens a pack: its table and its key, in one request if the length of its tail is known.
@@ -331,7 +347,7 @@ impl Repository {
         let plain = match self.local.get(Drawer::Maps, &name) {
             Some(plain) => plain,
             None => {
-                let plain = self.read_chunk(id, chunk).await?;
+                let plain = self.read_map_chunk(id, chunk).await?;
                 self.local.put(Drawer::Maps, &name, &plain);
                 plain
             }
@@ -339,6 +355,20 @@ impl Repository {
         let plain = Arc::new(plain);
         self.maps.lock().expect("no holder panics").put((id, chunk), plain.clone());
         Ok(plain)
+    }
+
+    /// Reads, opens and checks one chunk of the map, wherever it was moved to.
+    async fn read_map_chunk(&self, mut id: PackId, mut chunk: u32) -> Result<Vec<u8>, RepositoryError> {
+        for _ in 0..MOVES_MAX {
+            let absent = match self.read_chunk(id, chunk).await {
+                Err(error) if is_absent_pack(&error, id) => error,
+                other => return other,
+            };
+            let first_byte = Extent { pack: id, chunk, offset: 0, length: 1 };
+            let moved = self.moved_or(id, absent).await?.forward(first_byte)?;
+            (id, chunk) = moved.first().map(|at| (at.pack, at.chunk)).expect("a byte is somewhere");
+        }
+        Err(RepositoryError::Missing { pack: id, what: "an end of its moves".into() })
     }
 
     /// Reads, opens and checks one chunk.

@@ -49,6 +49,11 @@ impl EarlierPacks {
                 references.iter().filter(|(id, pack)| there.get(id) != Some(&pack.size)).map(|(id, _)| *id),
             );
         }
+        if !lost.is_empty() {
+            for moved in repository.moved_ids().await? {
+                lost.remove(&moved);
+            }
+        }
         Ok(Self { references, lost })
     }
 }

@@ -1,25 +1,27 @@
 //! Fetching: pack by pack in parallel, each needed range read once, each page written once where it belongs.
 
+mod runs;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bytes::{Buf as _, Bytes};
 use crossbeam_channel::{Receiver, bounded};
-use futures_util::StreamExt as _;
 use repository::chunk::{Codec, MAX_CHUNK};
 use repository::content::Extent;
+use repository::moved::MOVES_MAX;
 use repository::pack::OpenPack;
 use repository::pages::pieces;
 use repository::{PackId, Repository, RepositoryError};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};
-use storage::{DirectFile, ObjectName, Storage, aligned_buffer};
+use storage::{DirectFile, aligned_buffer};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+
+use runs::{Frame, Run, plan_runs, read_run};
 
 use super::error::RestoreError;
 use super::tree::Tree;
@@ -27,8 +29,6 @@ use crate::backup::display_path;
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 
-/// Bytes that nobody needs are read over rather than making a second request.
-const GAP_BYTES: u64 = 512 << 10;
 /// Requests on their way ahead of each worker.
 const AHEAD: usize = 2;
 /// Sealed chunks of each request that wait for their worker.
@@ -83,8 +83,20 @@ struct Job<'w> {
 impl Fetcher<'_> {
     /// Fetches and writes everything in the window.
     pub(crate) fn run(&self, window: &mut Window) -> Result<(), RestoreError> {
-        window.pieces.sort_unstable_by_key(|piece| (piece.extent, piece.file, piece.file_offset));
-        let (files, all) = (&window.files, &window.pieces);
+        for _ in 0..=MOVES_MAX {
+            window.pieces.sort_unstable_by_key(|piece| (piece.extent, piece.file, piece.file_offset));
+            window.pieces = self.pieces(&window.files, &window.pieces)?;
+            if window.pieces.is_empty() {
+                return Ok(());
+            }
+        }
+        let pack = window.pieces[0].extent.pack;
+        let endless = RepositoryError::Missing { pack, what: "an end of its moves".into() };
+        Err(pack_error(pack, &window.files, &window.pieces, endless))
+    }
+
+    /// Fetches and writes these; returns those whose packs were moved, by their new places.
+    fn pieces(&self, files: &[FileTarget], all: &[Piece]) -> Result<Vec<Piece>, RestoreError> {
         let stop = AtomicBool::new(false);
         let (jobs_in, jobs_out) = bounded::<Job<'_>>(self.workers);
         std::thread::scope(|scope| {
@@ -119,7 +131,8 @@ impl Fetcher<'_> {
         all: &'w [Piece],
         stop: &AtomicBool,
         mut hand_out: impl FnMut(Job<'w>) -> bool,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<Vec<Piece>, RestoreError> {
+        let mut moved = Vec::new();
         type Opening<'w> = (PackId, &'w [Piece], JoinHandle<Result<OpenPack, RepositoryError>>);
         let mut opening: VecDeque<Opening<'w>> = VecDeque::new();
         let mut groups = all.chunk_by(|a, b| a.extent.pack == b.extent.pack);
@@ -135,19 +148,43 @@ impl Fetcher<'_> {
                     self.handle.spawn(async move { repository.open_pack(id, tail_len).await }),
                 ));
             }
-            let Some((id, pieces, task)) = opening.pop_front() else { return Ok(()) };
+            let Some((id, pieces, task)) = opening.pop_front() else { return Ok(moved) };
             if stop.load(Ordering::Acquire) {
-                return Ok(());
+                return Ok(moved);
             }
-            let pack =
-                self.handle.block_on(task).expect("opening a pack does not panic").map_err(|source| {
-                    stop.store(true, Ordering::Release);
-                    pack_error(id, files, pieces, source)
-                })?;
-            if !hand_out(Job { id, pack, pieces }) {
-                return Ok(());
+            let opened = self.handle.block_on(task).expect("opening a pack does not panic");
+            let failed = |source| {
+                stop.store(true, Ordering::Release);
+                pack_error(id, files, pieces, source)
+            };
+            match opened {
+                Ok(pack) => {
+                    if !hand_out(Job { id, pack, pieces }) {
+                        return Ok(moved);
+                    }
+                }
+                Err(absent) => moved.extend(self.forward(id, pieces, absent).map_err(failed)?),
             }
         }
+    }
+
+    /// Where the pieces of a pack are that is not there.
+    fn forward(
+        &self,
+        id: PackId,
+        pieces: &[Piece],
+        absent: RepositoryError,
+    ) -> Result<Vec<Piece>, RepositoryError> {
+        let moved = self.handle.block_on(self.repository.moved_or(id, absent))?;
+        let mut forwarded = Vec::new();
+        for piece in pieces {
+            let mut file_offset = piece.file_offset;
+            for extent in moved.forward(piece.extent)? {
+                forwarded.push(Piece { extent, file: piece.file, file_offset });
+                file_offset += extent.length;
+            }
+        }
+        Ok(forwarded)
     }
 }
 
@@ -283,66 +320,4 @@ fn open_target(tree: &Tree, target: &FileTarget) -> io::Result<DirectFile> {
         }
     }
     Ok(DirectFile::new(file))
-}
-
-/// A sealed chunk, or why it could not be read.
-type Frame = Result<Vec<u8>, RepositoryError>;
-
-/// One range request, and the pieces that it serves.
-struct Run {
-    /// Where its chunks are in the pack, in order, with gaps that are read over.
-    ranges: Vec<Range<u64>>,
-    pieces: Range<usize>,
-}
-
-fn plan_runs(pack: &OpenPack, wanted: &[Piece]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    let mut number = 0;
-    for group in wanted.chunk_by(|a, b| a.extent.chunk == b.extent.chunk) {
-        let info = &pack.table.chunks[group[0].extent.chunk as usize];
-        let range = info.offset..info.offset + u64::from(info.stored_len);
-        let pieces = number..number + group.len();
-        number = pieces.end;
-        match runs.last_mut() {
-            Some(run) if run.ranges.last().is_some_and(|last| range.start <= last.end + GAP_BYTES) => {
-                run.ranges.push(range);
-                run.pieces.end = pieces.end;
-            }
-            _ => runs.push(Run { ranges: vec![range], pieces }),
-        }
-    }
-    runs
-}
-
-/// Reads all the chunks of a run with one request, as fast as they are taken. Ends early when nobody takes them any more.
-async fn read_run(
-    storage: &dyn Storage,
-    name: &ObjectName,
-    ranges: Vec<Range<u64>>,
-    frames: mpsc::Sender<Frame>,
-) {
-    let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return };
-    let mut at = first.start;
-    let mut pieces = storage.read_stream(name, first.start..last.end);
-    let mut piece = Bytes::new();
-    for range in ranges {
-        let mut frame = Vec::with_capacity((range.end - range.start) as usize);
-        while at < range.end {
-            if piece.is_empty() {
-                piece = match pieces.next().await {
-                    Some(Ok(piece)) => piece,
-                    Some(Err(error)) => return drop(frames.send(Err(error.into())).await),
-                    None => return,
-                };
-            }
-            let gap = range.start.saturating_sub(at).min(piece.len() as u64);
-            let rest = (range.end - at - gap).min(piece.len() as u64 - gap);
-            piece.advance(gap as usize);
-            frame.extend_from_slice(&piece.split_to(rest as usize));
-            at += gap + rest;
-        }
-        if frames.send(Ok(frame)).await.is_err() {
-            return;
-        }
-    }
 }

@@ -1,0 +1,80 @@
+//! Claims: an operation that will publish a backup says so before it names anything that is stored.
+//!
+//! What it names, and what it stores, no manifest may name yet; so prune deletes nothing that it found dead later than an
+//! unfinished claim began. A claim ends when its backup exists. That the newest backup exists is thus known by two
+//! names in two places, and a listing that lacks one of them hides nothing.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use prost::Message;
+use storage::StorageError;
+
+use crate::layout::{self, ClusterName};
+use crate::note::shortened;
+use crate::repository::{Repository, RepositoryError};
+use crate::seal::Kind;
+
+/// A claim that has not ended after this time belongs to an operation that died; one that is still at work must give up.
+/// Ten times the backup of ten terabytes on a small machine.
+pub const CLAIM_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[derive(Clone, PartialEq, Message)]
+struct ClaimNote {
+    /// Who it is, for people.
+    #[prost(string, tag = "1")]
+    holder: String,
+}
+
+/// A claim that is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The backup that will exist, or does.
+    pub backup: String,
+    /// When it was made, by the storage's clock.
+    pub made: Option<Timestamp>,
+}
+
+impl Claim {
+    /// Whether an operation with this claim may still be at work at `now`, if its backup does not exist.
+    pub fn may_be_alive(&self, now: Option<Timestamp>) -> bool {
+        let age = self.made.zip(now).map(|(made, now)| now.duration_since(made));
+        age.is_none_or(|age| age <= SignedDuration::try_from(CLAIM_TIME).unwrap_or(SignedDuration::MAX))
+    }
+}
+
+impl Repository {
+    /// Says that the backup `id` is being made.
+    pub async fn claim(&self, cluster: &ClusterName, id: &str, holder: &str) -> Result<(), RepositoryError> {
+        let note = ClaimNote { holder: shortened(holder, 200).to_owned() };
+        self.write_note(Kind::Claim, &layout::claim(cluster, id), &note).await
+    }
+
+    /// Whether the claim stands: to be asked before a backup is published. It is gone when it was so old that prune took its
+    /// operation for dead.
+    pub async fn has_claim(&self, cluster: &ClusterName, id: &str) -> Result<bool, RepositoryError> {
+        match self.storage().size(&layout::claim(cluster, id)).await {
+            Ok(_) => Ok(true),
+            Err(StorageError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes a claim back, whose backup will never be. That it stays costs only time until its packs are freed.
+    pub async fn withdraw_claim(&self, cluster: &ClusterName, id: &str) {
+        if let Err(error) = self.storage().remove(&layout::claim(cluster, id)).await {
+            tracing::warn!(backup = id, %error, "the claim of a backup that failed stays; prune will wait for it");
+        }
+    }
+
+    /// The claims that a listing shows.
+    pub async fn claims(&self, cluster: &ClusterName) -> Result<Vec<Claim>, RepositoryError> {
+        let prefix = layout::claims(cluster);
+        let entries = self.storage().list(&prefix).await?;
+        let claim = |entry: &storage::Entry| {
+            let backup = entry.name.as_str().strip_prefix(&prefix)?.to_owned();
+            Some(Claim { backup, made: entry.modified })
+        };
+        Ok(entries.iter().filter_map(claim).collect())
+    }
+}
