@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{backup, config, demo, info, init, key, list, restore, status, wal};
+use crate::commands::{backup, config, demo, info, init, key, list, prune, restore, status, wal};
 use crate::settings::Flag;
 
 /// The whole command line.
@@ -44,6 +44,8 @@ pub enum Command {
     Status(status::StatusArguments),
     /// Show everything about one backup
     Info(info::InfoArguments),
+    /// Free the space of what no backup names any more
+    Prune(prune::PruneArguments),
     /// Show the settings that apply and where each comes from
     Config(config::ConfigArguments),
     /// Manage the keys that open the repository

@@ -7,6 +7,7 @@ pub mod info;
 pub mod init;
 pub mod key;
 pub mod list;
+pub mod prune;
 pub mod restore;
 pub mod status;
 pub mod wal;

@@ -123,6 +123,7 @@ async fn dispatch(session: &Session, command: &Command) -> Outcome<u8> {
         Command::Info(arguments) => commands::info::run(session, arguments).await,
         Command::Config(arguments) => commands::config::run(session, arguments).map(|()| 0),
         Command::Key(command) => commands::key::run(session, command).await.map(|()| 0),
+        Command::Prune(arguments) => commands::prune::run(session, arguments).await.map(|()| 0),
         Command::Demo(_) | Command::Version => Ok(0),
     }
 }

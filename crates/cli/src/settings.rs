@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use server::connection::ConnectionSettings;
 use storage::{Addressing, AzureSettings, GcsSettings, Location, S3Settings};
 
-pub use keys::{Form, KEYS, Shown, duration};
+pub use keys::{Form, KEYS, Shown, duration, size};
 pub use layers::{Flag, Origin, SettingsError, Values};
 pub use masked::masked;
 
@@ -87,6 +87,11 @@ impl Settings {
     /// A span of time.
     pub fn duration(&self, name: &str) -> Duration {
         self.text(name).and_then(duration).expect("the form was checked and there is a default")
+    }
+
+    /// A number of bytes.
+    pub fn size(&self, name: &str) -> u64 {
+        self.text(name).and_then(size).expect("the form was checked and there is a default")
     }
 
     /// The slot on the server in whose name WAL is received.

@@ -5,6 +5,7 @@ use std::error::Error;
 use operations::backup::BackupError;
 use operations::catalogue::CatalogueError;
 use operations::init::InitError;
+use operations::prune::PruneError;
 use operations::reachable::{PathError, ReachableError};
 use operations::receive::ReceiveError;
 use operations::restore::RestoreError;
@@ -13,6 +14,7 @@ use repository::archive::ArchiveError;
 use repository::chunk::CodecError;
 use repository::description::DescriptionError;
 use repository::keys::KeyError;
+use repository::lease::LeaseError;
 use repository::seal::SealError;
 use server::backup::BackupError as SessionError;
 use server::connection::ServerError;
@@ -33,6 +35,8 @@ pub(super) fn class_of(error: AnyError<'_>) -> Option<Class> {
         .or_else(|| error.downcast_ref().and_then(restore_class))
         .or_else(|| error.downcast_ref().and_then(receive_class))
         .or_else(|| error.downcast_ref().and_then(catalogue_class))
+        .or_else(|| error.downcast_ref().and_then(prune_class))
+        .or_else(|| error.downcast_ref().and_then(lease_class))
         .or_else(|| server_room(error))
         .or_else(|| match error.downcast_ref()? {
             InitError::Exists => Some(Class::Conflict),
@@ -112,6 +116,7 @@ fn operation_class(error: &BackupError) -> Option<Class> {
         BackupError::WalMissing { .. }
         | BackupError::StandbyWalMissing { .. }
         | BackupError::Vanished { .. }
+        | BackupError::Overtaken
         | BackupError::Changed { .. } => Some(Class::TryAgain),
         BackupError::Server(below) => Some(server_class(below)),
         BackupError::Session(below) => session_class(below),
@@ -170,6 +175,22 @@ fn catalogue_class(error: &CatalogueError) -> Option<Class> {
         CatalogueError::Ambiguous { .. } => Some(Class::WrongRequest),
         CatalogueError::Repository(below) => repository_class(below),
         CatalogueError::Reachable(below) => reachable_class(below),
+    }
+}
+
+fn prune_class(error: &PruneError) -> Option<Class> {
+    match error {
+        PruneError::Unreadable { .. } => Some(Class::Damaged),
+        PruneError::Codec(_) => Some(Class::Bug),
+        PruneError::Lease(below) => lease_class(below),
+        PruneError::Repository(below) => repository_class(below),
+    }
+}
+
+fn lease_class(error: &LeaseError) -> Option<Class> {
+    match error {
+        LeaseError::Held { .. } | LeaseError::Lost { .. } => Some(Class::TryAgain),
+        LeaseError::Repository(below) => repository_class(below),
     }
 }
 

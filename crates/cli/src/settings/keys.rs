@@ -148,6 +148,8 @@ pub const KEYS: &[Key] = &[
     key("slot", "PGKEEP_SLOT", Form::Text),
     key("max_lag", "PGKEEP_MAX_LAG", Form::Duration).default("1s"),
     key("slot_limit", "PGKEEP_SLOT_LIMIT", Form::Size).default("10GiB"),
+    key("prune.grace", "PGKEEP_PRUNE_GRACE", Form::Duration).default("48h"),
+    key("prune.max_repack", "PGKEEP_PRUNE_MAX_REPACK", Form::Size).default("10GiB"),
     key("log", "PGKEEP_LOG", LEVELS).default("warn"),
     key("log_format", "PGKEEP_LOG_FORMAT", FORMATS).default("text"),
     key("s3.endpoint", "PGKEEP_S3_ENDPOINT", Form::Text).or(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]),
