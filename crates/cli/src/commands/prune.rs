@@ -85,7 +85,9 @@ fn planned(plan: &Plan) -> String {
         format!("Nothing to do: {total}, all of it named by backups.\n")
     } else {
         let mut shown = table(&["ACTION", "PACKS", "SIZE", "WHY"]);
-        rows.into_iter().for_each(|row| drop(shown.add_row(row)));
+        for row in rows {
+            shown.add_row(row);
+        }
         keep_whole(&mut shown, 0);
         keep_whole(&mut shown, 2);
         format!("{}of {total}\n", table_text(&shown))

@@ -241,17 +241,10 @@ impl<'l> Look<'l> {
         let mut sizes = HashMap::new();
         for (_, id, bytes) in std::mem::take(&mut self.candidates) {
             match repository.table(id, None).await {
+                // Some pages compress better than others: what their part is of the stored bytes, only the walk tells.
                 Ok(table) => {
-                    let plain: u64 = table.chunks.iter().map(|chunk| u64::from(chunk.plain_len)).sum();
-                    if self
-                        .roots
-                        .live
-                        .named(id)
-                        .is_some_and(|named| named < plain * u64::from(request.repack_below) / 100)
-                    {
-                        wanted.usage.insert(id, Usage::none_of(table));
-                        sizes.insert(id, bytes);
-                    }
+                    wanted.usage.insert(id, Usage::none_of(table));
+                    sizes.insert(id, bytes);
                 }
                 Err(error) if error.is_damage() => {
                     self.plan.warnings.push(format!("pack {id} is left alone: {error}"))
