@@ -20,7 +20,6 @@ use crate::layout;
 use crate::note::shortened;
 use crate::repository::{Repository, RepositoryError};
 use crate::seal::Kind;
-use crate::secrets::random_bytes;
 
 /// How long a step holds. Long enough for a slow storage to take three renewals, short enough that a crash holds up the
 /// next night's run no longer than a coffee.
@@ -95,7 +94,7 @@ impl Lease {
         patience: Duration,
     ) -> Result<Self, LeaseError> {
         let step = Step {
-            owner: u64::from_le_bytes(random_bytes()),
+            owner: u64::from_le_bytes(storage::chance::bytes()),
             holder: shortened(holder, 100).to_owned(),
             seconds: LEASE_TIME.as_secs() as u32,
             released: false,
@@ -253,7 +252,7 @@ impl Repository {
     /// What the storage's own clock says, by the time it gives an object that is created for this; `None` where it gives
     /// none. Hosts' clocks differ; what is compared with times of objects must come from here.
     pub async fn storage_clock(&self) -> Result<Option<jiff::Timestamp>, RepositoryError> {
-        let name = layout::lease(CLOCK, u64::from_le_bytes(random_bytes()));
+        let name = layout::lease(CLOCK, u64::from_le_bytes(storage::chance::bytes()));
         self.write_note(Kind::Lease, &name, &Step::default()).await?;
         let entries = self.storage().list(&layout::lease_steps(CLOCK)).await?;
         for entry in &entries {

@@ -2,6 +2,7 @@
 
 mod stream;
 
+use crate::chance;
 use crate::error::{Action, Call};
 use crate::{Children, Entry, ObjectName, Storage, StorageError, Tail};
 use async_trait::async_trait;
@@ -58,7 +59,7 @@ impl RetryPolicy {
     /// The pause after the failure number `failures`, counted from one.
     fn pause(&self, failures: u32) -> Duration {
         let doubled = self.first_pause.saturating_mul(1 << (failures - 1).min(20));
-        doubled.min(self.longest_pause).mul_f64(rand::random_range(0.5..=1.0))
+        doubled.min(self.longest_pause).mul_f64(chance::between(0.5, 1.0))
     }
 }
 
