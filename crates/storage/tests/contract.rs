@@ -6,8 +6,8 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{
-    Calls, Fault, Faulty, Filesystem, GcsSettings, Location, Memory, Odds, Recording, Retry, RetryPolicy,
-    Rule, Settings, contract, open,
+    Calls, Fault, Faulty, Filesystem, GcsSettings, Location, Memory, Odds, Recording, Retry, Rule, Settings,
+    contract, open,
 };
 use support::bucket::{Bucket, Dialect, Quirk};
 use support::{hasty, http, s3_location, s3_settings};

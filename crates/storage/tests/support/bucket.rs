@@ -44,6 +44,11 @@ impl Bucket {
         Bucket { objects: Arc::default(), dialect, quirk }
     }
 
+    /// The same objects, served with another quirk.
+    pub fn with(&self, quirk: Quirk) -> Bucket {
+        Bucket { quirk, ..self.clone() }
+    }
+
     pub fn answer(&self, request: &Request) -> Reply {
         let Some(key) = request.path.strip_prefix("/bucket") else { return error(404, "NoSuchBucket") };
         let key = key.trim_start_matches('/').to_owned();
