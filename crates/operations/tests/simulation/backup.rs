@@ -1,0 +1,174 @@
+//! A backup of a few small files through the repository's own writers, in the order in which `operations::backup` does it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use repository::chunk::Codec;
+use repository::content::{Content, Entry, EntryKind, Extent};
+use repository::file_list::FileListWriter;
+use repository::manifest::{BackupKind, Manifest, PackRef, ServerRecord, Span};
+use repository::pack::{PackMemory, PackWriter, SealedPack};
+use repository::{ClusterName, PackId, Repository, RepositoryError};
+
+use crate::model::Files;
+
+/// What a backup is to do.
+pub struct Request {
+    pub cluster: ClusterName,
+    pub id: String,
+    pub files: Files,
+    pub full: bool,
+    /// After so many files it says what it has so far.
+    pub partial_after: Option<usize>,
+    pub span: Span,
+}
+
+/// Packs that the manifest will name.
+#[derive(Default)]
+struct Packs(HashMap<PackId, PackRef>);
+
+impl Packs {
+    fn name(&mut self, extents: &[Extent], earlier: &[Manifest]) {
+        for extent in extents {
+            if !self.0.contains_key(&extent.pack) {
+                let all = earlier.iter().flat_map(|manifest| &manifest.packs);
+                let known = all.clone().find(|pack| pack.id().ok() == Some(extent.pack));
+                self.0.insert(extent.pack, known.expect("an earlier manifest names it").clone());
+            }
+            self.0.get_mut(&extent.pack).unwrap().live += extent.length;
+        }
+    }
+
+    fn sorted(&self) -> Vec<PackRef> {
+        let mut packs: Vec<_> = self.0.values().cloned().collect();
+        packs.sort_by_key(|pack| pack.id().unwrap());
+        packs
+    }
+}
+
+/// Takes the backup; whether it took anything from earlier ones, and how many partial manifests it wrote.
+pub async fn take(repository: &Repository, request: &Request) -> Result<(bool, u64), RepositoryError> {
+    let predecessor = repository.predecessor(&request.cluster).await?;
+    let mut earlier: Vec<Manifest> = Vec::new();
+    if !request.full {
+        earlier.extend(predecessor.iter().map(|found| found.manifest.clone()));
+        let after = predecessor.as_ref().map(|found| found.manifest.id.as_str());
+        earlier.extend(repository.partials(&request.cluster, after).await?.into_iter().flatten());
+    }
+    let mut known = HashMap::new();
+    for manifest in &earlier {
+        let mut entries = repository.entries(manifest);
+        while let Some(entry) = entries.next().await? {
+            known.insert((entry.path.clone(), entry.inode), entry);
+        }
+    }
+    let mut manifest = begin(request, !earlier.is_empty());
+    let (mut entries, mut packs, mut taken, mut partials) = (Vec::new(), Packs::default(), false, 0);
+    for (number, (path, (version, content))) in request.files.iter().enumerate() {
+        let entry = match known.remove(&(path.as_bytes().to_vec(), *version)) {
+            Some(entry) => {
+                taken = true;
+                entry
+            }
+            None => {
+                let (pack, extent) = packed(repository, content);
+                packs.0.insert(pack.id, PackRef::new(pack.id, pack.len, pack.tail_len));
+                repository.store_pack(pack).await?;
+                entry(path, *version, content.len(), extent)
+            }
+        };
+        let Content::Inline(extents) = &entry.content else { unreachable!("small files") };
+        packs.name(extents, &earlier);
+        entries.push(entry);
+        if request.partial_after == Some(number + 1) {
+            let mut packs = Packs(packs.0.clone());
+            let mut partial = manifest.clone();
+            list(repository, &mut partial, &entries, &mut packs, &[]).await?;
+            repository.publish_partial(&request.cluster, &partial, 1).await?;
+            partials += 1;
+        }
+    }
+    list(repository, &mut manifest, &entries, &mut packs, &earlier).await?;
+    repository.publish(&request.cluster, manifest, predecessor.as_ref()).await?;
+    Ok((taken, partials))
+}
+
+fn begin(request: &Request, incremental: bool) -> Manifest {
+    Manifest {
+        id: request.id.clone(),
+        kind: if incremental { BackupKind::Incremental } else { BackupKind::Full } as i32,
+        cluster: request.cluster.to_string(),
+        server: Some(ServerRecord {
+            system_identifier: 7,
+            wal_segment_size: 16 << 20,
+            ..ServerRecord::default()
+        }),
+        span: Some(request.span.clone()),
+        ..Manifest::default()
+    }
+}
+
+/// A pack of one chunk.
+fn packed(repository: &Repository, content: &[u8]) -> (SealedPack, Extent) {
+    let mut pack = PackWriter::new(repository.access().writer(), &PackMemory::unbounded());
+    let mut digests = Vec::new();
+    repository.digester().pages(content, &mut digests);
+    let mut codec = Codec::new(1);
+    let chunk = pack.add_pages(&mut codec, repository.digester(), content, &digests).unwrap();
+    let extent = Extent { pack: pack.id(), chunk, offset: 0, length: content.len() as u64 };
+    (pack.finish(), extent)
+}
+
+fn entry(path: &str, version: u64, size: usize, extent: Extent) -> Entry {
+    Entry {
+        path: path.as_bytes().to_vec(),
+        kind: EntryKind::File,
+        mode: 0o600,
+        size: size as u64,
+        mtime_ns: 1,
+        ctime_ns: 1,
+        inode: version,
+        crc32c: 0,
+        content: Content::Inline(vec![extent]),
+        target: Vec::new(),
+    }
+}
+
+/// Stores the list of files, and completes the manifest by it.
+async fn list(
+    repository: &Repository,
+    manifest: &mut Manifest,
+    entries: &[Entry],
+    packs: &mut Packs,
+    earlier: &[Manifest],
+) -> Result<(), RepositoryError> {
+    let known: Vec<_> = earlier.iter().flat_map(|manifest| manifest.pages.clone()).collect();
+    let mut writer = FileListWriter::new(repository.access().writer(), repository.local(), 1, &known);
+    entries.iter().for_each(|entry| writer.add_entry(entry.clone()).unwrap());
+    let made = writer.finish().unwrap();
+    for pack in made.packs {
+        packs.0.insert(pack.id, PackRef::new(pack.id, pack.len, pack.tail_len));
+        repository.store_pack(pack).await?;
+    }
+    for page in &made.pages {
+        packs.name(&[page.extent().unwrap()], earlier);
+    }
+    (manifest.pages, manifest.packs) = (made.pages, packs.sorted());
+    Ok(())
+}
+
+/// The files of a backup, read back.
+pub async fn read(repository: &Arc<Repository>, manifest: &Manifest) -> Result<Files, RepositoryError> {
+    let mut files = Files::new();
+    let mut entries = repository.entries(manifest);
+    while let Some(entry) = entries.next().await? {
+        let Content::Inline(extents) = &entry.content else { unreachable!("small files") };
+        let mut content = Vec::new();
+        for extent in extents {
+            let plain = repository.read_chunk(extent.pack, extent.chunk).await?;
+            content.extend_from_slice(&plain[extent.offset as usize..][..extent.length as usize]);
+        }
+        files.insert(String::from_utf8(entry.path).unwrap(), (entry.inode, content));
+    }
+    Ok(files)
+}
