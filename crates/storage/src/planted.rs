@@ -8,10 +8,11 @@ static PLANTED: OnceLock<String> = OnceLock::new();
 
 /// Every bug that can be planted, and what it does.
 pub const BUGS: &[(&str, &str)] = &[
-    ("create.unstored", "a create says that it is done, and one in eight is not"),
-    ("create.overwrites", "a create takes a name that is taken"),
-    ("list-page.dropped", "every other page of a file list is left out"),
-    ("wal.swapped", "a WAL file that is taken by other bytes counts as stored"),
+    ("file.unsynced", "a file is not made durable before it gets its name"),
+    ("create.unread", "a taken name counts as our own object whenever an earlier try may have arrived"),
+    ("answer.unjudged", "whatever comes with status 200 confirms a write"),
+    ("list-page.dropped", "the pages of a file list are left out of the manifest"),
+    ("wal.swapped", "a WAL file whose name other bytes have counts as stored"),
     ("lease.unchecked", "whoever holds a lease never asks whether it still does"),
 ];
 

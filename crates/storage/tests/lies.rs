@@ -274,10 +274,25 @@ fn seeded(seed: u64) -> (Plan, Asked) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s01_s03_a_store_that_lies_is_seen_through_or_refused() {
+    if let Ok(bug) = std::env::var("PGKEEP_PLANT") {
+        storage::planted::plant(&bug);
+    }
     let all = sweep();
     assert!(all.len() >= 2_000, "{} cases", all.len());
     run(all.into_iter().step_by(7)).await;
     run((0..140).map(seeded)).await;
+}
+
+/// A suite that stays green with one of these proves nothing.
+#[test]
+fn a_planted_bug_turns_it_red() {
+    for bug in ["create.unread", "answer.unjudged"] {
+        let mut suite = std::process::Command::new(std::env::current_exe().unwrap());
+        suite
+            .args(["--exact", "s01_s03_a_store_that_lies_is_seen_through_or_refused"])
+            .env("PGKEEP_PLANT", bug);
+        assert!(!suite.output().unwrap().status.success(), "green with {bug}");
+    }
 }
 
 /// `./lab --what storage`: all of it, then seed after seed until the time is over.

@@ -79,9 +79,9 @@ impl Host {
 
     async fn act(&mut self, world: &World, repository: &Arc<Repository>) -> Ended {
         match self.random.random_range(0..10) {
-            0..=3 => self.back_up(world, repository).await,
-            4..=5 => self.push(world, repository).await,
-            6 => self.verify(world, repository).await,
+            0..=2 => self.back_up(world, repository).await,
+            3..=4 => self.push(world, repository).await,
+            5 => self.verify(world, repository).await,
             _ => self.care(world, repository).await,
         }
     }
@@ -189,20 +189,20 @@ impl Host {
 
     /// Takes the lease, and does what must be alone, piece by piece.
     async fn care(&mut self, world: &World, repository: &Arc<Repository>) -> Ended {
-        let patience = Duration::from_secs(self.random.random_range(0..400));
+        let patience = Duration::from_secs(self.random.random_range(0..1_500));
         let taken = Lease::take(repository, "maintenance", &format!("host {}", self.number), patience).await;
         let mut lease = match taken {
             Ok(lease) => lease,
             Err(error) => return self.without_lease(world, error),
         };
         world.model.lock().unwrap().counts.leases += 1;
-        for _ in 0..self.random.random_range(1..5) {
+        for _ in 0..self.random.random_range(1..6) {
             if let Err(error) = lease.confirm().await {
                 return self.without_lease(world, error);
             }
             self.alone(world).await;
             // Some are slow in between: then the lease may be lost, and they must hear of it.
-            let pause = if self.random.random_bool(0.2) { 900_000 } else { 60_000 };
+            let pause = if self.random.random_bool(0.5) { 900_000 } else { 60_000 };
             sleep(Duration::from_millis(self.random.random_range(0..pause))).await;
         }
         match lease.release().await {
