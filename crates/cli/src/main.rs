@@ -59,7 +59,7 @@ fn arm_failpoint() {
     if let Ok(point) = std::env::var("PGKEEP_FAILPOINT") {
         operations::failpoint::arm(&point);
     }
-    if let Ok(bug) = std::env::var("PGKEEP_PLANT") {
+    if let Ok(bug) = std::env::var("PGKEEP_TEST_BUG") {
         storage::planted::plant(&bug);
     }
 }

@@ -286,7 +286,6 @@ pub fn warn_of_unknown_variables() {
             "PGKEEP_PG_BIN",
             "PGKEEP_JSON",
             "PGKEEP_FAILPOINT",
-            "PGKEEP_PLANT",
             "PGKEEP_BELIEVE_SUMMARIES",
         ];
         let known = keys::KEYS.iter().any(|key| key.variable == name)

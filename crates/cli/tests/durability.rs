@@ -44,7 +44,7 @@ impl Place {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgkeep"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.envs(std::env::var_os("PGKEEP_PLANT").map(|bug| ("PGKEEP_PLANT", bug)));
+        command.envs(std::env::var_os("PGKEEP_TEST_BUG").map(|bug| ("PGKEEP_TEST_BUG", bug)));
         command.current_dir(self.folder.path()).arg("--config").arg(self.path("pgkeep.toml")).args(arguments);
         command
     }
@@ -170,6 +170,6 @@ fn c03_a_drainer_notes_only_what_survives_power_loss() {
 #[test]
 fn a_planted_bug_turns_it_red() {
     let mut suite = Command::new(std::env::current_exe().unwrap());
-    suite.args(["c03_", "--test-threads=1"]).env("PGKEEP_PLANT", "file.unsynced");
+    suite.args(["c03_", "--test-threads=1"]).env("PGKEEP_TEST_BUG", "file.unsynced");
     assert!(!suite.output().unwrap().status.success(), "green with file.unsynced");
 }

@@ -274,7 +274,7 @@ fn seeded(seed: u64) -> (Plan, Asked) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s01_s03_a_store_that_lies_is_seen_through_or_refused() {
-    if let Ok(bug) = std::env::var("PGKEEP_PLANT") {
+    if let Ok(bug) = std::env::var("PGKEEP_TEST_BUG") {
         storage::planted::plant(&bug);
     }
     let all = sweep();
@@ -290,7 +290,7 @@ fn a_planted_bug_turns_it_red() {
         let mut suite = std::process::Command::new(std::env::current_exe().unwrap());
         suite
             .args(["--exact", "s01_s03_a_store_that_lies_is_seen_through_or_refused"])
-            .env("PGKEEP_PLANT", bug);
+            .env("PGKEEP_TEST_BUG", bug);
         assert!(!suite.output().unwrap().status.success(), "green with {bug}");
     }
 }

@@ -30,12 +30,14 @@ struct Packs(HashMap<PackId, PackRef>);
 impl Packs {
     fn name(&mut self, extents: &[Extent], earlier: &[Manifest]) {
         for extent in extents {
-            if !self.0.contains_key(&extent.pack) {
-                let all = earlier.iter().flat_map(|manifest| &manifest.packs);
-                let known = all.clone().find(|pack| pack.id().ok() == Some(extent.pack));
-                self.0.insert(extent.pack, known.expect("an earlier manifest names it").clone());
-            }
-            self.0.get_mut(&extent.pack).unwrap().live += extent.length;
+            let pack = self.0.entry(extent.pack).or_insert_with(|| {
+                let mut all = earlier.iter().flat_map(|manifest| &manifest.packs);
+                let known = all.find(|pack| pack.id().ok() == Some(extent.pack));
+                let mut pack = known.expect("an earlier manifest names it").clone();
+                pack.live = 0;
+                pack
+            });
+            pack.live += extent.length;
         }
     }
 

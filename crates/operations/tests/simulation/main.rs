@@ -25,7 +25,7 @@ fn history(seed: u64) -> Result<Counts, String> {
 
 /// Runs histories from `first` on until `done` says so, on every processor; panics with the seeds that broke something.
 fn run(first: u64, done: impl Fn(u64) -> bool + Sync) -> (u64, Counts) {
-    if let Ok(bug) = std::env::var("PGKEEP_PLANT") {
+    if let Ok(bug) = std::env::var("PGKEEP_TEST_BUG") {
         storage::planted::plant(&bug);
     }
     let (next, stop, total) =
@@ -84,7 +84,7 @@ fn a_planted_bug_turns_it_red() {
     for bug in ["list-page.dropped", "wal.swapped", "lease.unchecked"] {
         let mut suite = std::process::Command::new(std::env::current_exe().unwrap());
         suite.args(["--exact", "c07_nothing_that_was_acknowledged_is_lost_in_any_history"]);
-        let output = suite.env("PGKEEP_PLANT", bug).output().unwrap();
+        let output = suite.env("PGKEEP_TEST_BUG", bug).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(!output.status.success() && said.contains("seeds broke something"), "{bug}: {said}");
     }

@@ -148,7 +148,7 @@ impl World {
 
     async fn judge(&self) {
         let repository = Arc::new(self.repository(self.store.memory.clone()));
-        let mut model = self.model.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut model = std::mem::take(&mut *self.model.lock().unwrap());
         let mut broken = Vec::new();
         for cluster in &self.clusters {
             let ids = repository.backup_ids(cluster).await.unwrap();
@@ -180,5 +180,6 @@ impl World {
             }
         }
         model.broken.extend(broken);
+        *self.model.lock().unwrap() = model;
     }
 }
