@@ -1,13 +1,12 @@
 //! A backup of a few small files through the repository's own writers, in the order in which `operations::backup` does it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use repository::chunk::Codec;
 use repository::content::{Content, Entry, EntryKind, Extent};
 use repository::file_list::FileListWriter;
 use repository::manifest::{BackupKind, Manifest, PackRef, ServerRecord, Span};
-use repository::pack::{PackMemory, PackWriter, SealedPack};
+use repository::pack::{OpenPack, PackMemory, PackWriter};
 use repository::{ClusterName, PackId, Repository, RepositoryError};
 
 use crate::model::Files;
@@ -41,6 +40,16 @@ impl Packs {
         }
     }
 
+    /// Stores what was filled.
+    async fn store(&mut self, repository: &Repository, new: &mut NewPack) -> Result<(), RepositoryError> {
+        let NewPack { pack: Some((pack, _)), bytes } = std::mem::take(new) else { return Ok(()) };
+        let pack = pack.finish();
+        let mut named = PackRef::new(pack.id, pack.len, pack.tail_len);
+        named.live = bytes;
+        self.0.insert(pack.id, named);
+        repository.store_pack(pack).await
+    }
+
     fn sorted(&self) -> Vec<PackRef> {
         let mut packs: Vec<_> = self.0.values().cloned().collect();
         packs.sort_by_key(|pack| pack.id().unwrap());
@@ -65,24 +74,20 @@ pub async fn take(repository: &Repository, request: &Request) -> Result<(bool, u
         }
     }
     let mut manifest = begin(request, !earlier.is_empty());
-    let (mut entries, mut packs, mut taken, mut partials) = (Vec::new(), Packs::default(), false, 0);
+    let (mut entries, mut packs, mut new, mut taken, mut partials) =
+        (Vec::new(), Packs::default(), NewPack::default(), false, 0);
     for (number, (path, (version, content))) in request.files.iter().enumerate() {
         let entry = match known.remove(&(path.as_bytes().to_vec(), *version)) {
             Some(entry) => {
                 taken = true;
+                packs.name(extents(&entry), &earlier);
                 entry
             }
-            None => {
-                let (pack, extent) = packed(repository, content);
-                packs.0.insert(pack.id, PackRef::new(pack.id, pack.len, pack.tail_len));
-                repository.store_pack(pack).await?;
-                entry(path, *version, content.len(), extent)
-            }
+            None => entry(path, *version, content.len(), new.add(repository, content)),
         };
-        let Content::Inline(extents) = &entry.content else { unreachable!("small files") };
-        packs.name(extents, &earlier);
         entries.push(entry);
         if request.partial_after == Some(number + 1) {
+            packs.store(repository, &mut new).await?;
             let mut packs = Packs(packs.0.clone());
             let mut partial = manifest.clone();
             list(repository, &mut partial, &entries, &mut packs, &[]).await?;
@@ -90,9 +95,35 @@ pub async fn take(repository: &Repository, request: &Request) -> Result<(bool, u
             partials += 1;
         }
     }
+    packs.store(repository, &mut new).await?;
     list(repository, &mut manifest, &entries, &mut packs, &earlier).await?;
     repository.publish(&request.cluster, manifest, predecessor.as_ref()).await?;
     Ok((taken, partials))
+}
+
+fn extents(entry: &Entry) -> &[Extent] {
+    let Content::Inline(extents) = &entry.content else { unreachable!("small files") };
+    extents
+}
+
+/// A pack being filled, with a chunk for each file.
+#[derive(Default)]
+struct NewPack {
+    pack: Option<(PackWriter, Codec)>,
+    bytes: u64,
+}
+
+impl NewPack {
+    fn add(&mut self, repository: &Repository, content: &[u8]) -> Extent {
+        let begin =
+            || (PackWriter::new(repository.access().writer(), &PackMemory::unbounded()), Codec::new(1));
+        let (pack, codec) = self.pack.get_or_insert_with(begin);
+        let mut digests = Vec::new();
+        repository.digester().pages(content, &mut digests);
+        let chunk = pack.add_pages(codec, repository.digester(), content, &digests).unwrap();
+        self.bytes += content.len() as u64;
+        Extent { pack: pack.id(), chunk, offset: 0, length: content.len() as u64 }
+    }
 }
 
 fn begin(request: &Request, incremental: bool) -> Manifest {
@@ -108,17 +139,6 @@ fn begin(request: &Request, incremental: bool) -> Manifest {
         span: Some(request.span.clone()),
         ..Manifest::default()
     }
-}
-
-/// A pack of one chunk.
-fn packed(repository: &Repository, content: &[u8]) -> (SealedPack, Extent) {
-    let mut pack = PackWriter::new(repository.access().writer(), &PackMemory::unbounded());
-    let mut digests = Vec::new();
-    repository.digester().pages(content, &mut digests);
-    let mut codec = Codec::new(1);
-    let chunk = pack.add_pages(&mut codec, repository.digester(), content, &digests).unwrap();
-    let extent = Extent { pack: pack.id(), chunk, offset: 0, length: content.len() as u64 };
-    (pack.finish(), extent)
 }
 
 fn entry(path: &str, version: u64, size: usize, extent: Extent) -> Entry {
@@ -159,18 +179,44 @@ async fn list(
     Ok(())
 }
 
-/// The files of a backup, read back.
-pub async fn read(repository: &Arc<Repository>, manifest: &Manifest) -> Result<Files, RepositoryError> {
-    let mut files = Files::new();
-    let mut entries = repository.entries(manifest);
-    while let Some(entry) = entries.next().await? {
-        let Content::Inline(extents) = &entry.content else { unreachable!("small files") };
-        let mut content = Vec::new();
-        for extent in extents {
-            let plain = repository.read_chunk(extent.pack, extent.chunk).await?;
-            content.extend_from_slice(&plain[extent.offset as usize..][..extent.length as usize]);
-        }
-        files.insert(String::from_utf8(entry.path).unwrap(), (entry.inode, content));
+/// Reads files back, and opens each pack once.
+pub struct Reader<'r> {
+    repository: &'r Repository,
+    codec: Codec,
+    packs: HashMap<PackId, OpenPack>,
+}
+
+impl<'r> Reader<'r> {
+    pub fn new(repository: &'r Repository) -> Self {
+        Self { repository, codec: Codec::new(1), packs: HashMap::new() }
     }
-    Ok(files)
+
+    /// The files of a backup.
+    pub async fn files(&mut self, manifest: &Manifest) -> Result<Files, RepositoryError> {
+        let mut files = Files::new();
+        let mut entries = self.repository.entries(manifest);
+        while let Some(entry) = entries.next().await? {
+            let mut content = Vec::new();
+            for extent in extents(&entry) {
+                let plain = self.chunk(extent).await?;
+                content.extend_from_slice(&plain[extent.offset as usize..][..extent.length as usize]);
+            }
+            files.insert(String::from_utf8(entry.path).unwrap(), (entry.inode, content));
+        }
+        Ok(files)
+    }
+
+    async fn chunk(&mut self, at: &Extent) -> Result<Vec<u8>, RepositoryError> {
+        if !self.packs.contains_key(&at.pack) {
+            self.packs.insert(at.pack, self.repository.open_pack(at.pack, None).await?);
+        }
+        let pack = &self.packs[&at.pack];
+        let info = &pack.table.chunks[at.chunk as usize];
+        let range = info.offset..info.offset + u64::from(info.stored_len);
+        let name = repository::layout::pack(at.pack);
+        let mut sealed = self.repository.storage().read(&name, range).await?.to_vec();
+        let mut plain = vec![0; info.plain_len as usize];
+        pack.chunk(at.chunk, &mut sealed, &mut self.codec, Some(self.repository.digester()), &mut plain)?;
+        Ok(plain)
+    }
 }

@@ -15,7 +15,7 @@ use repository::{ClusterName, Repository, RepositoryError};
 use storage::StorageError;
 use tokio::time::sleep;
 
-use crate::backup;
+use crate::backup::{self, Reader};
 use crate::link::Arrival;
 use crate::model::Files;
 use crate::world::World;
@@ -178,7 +178,7 @@ impl Host {
         };
         let Some((cluster, id)) = chosen else { return Ok(()) };
         let manifest = repository.manifest(&cluster, &id).await?;
-        let files = backup::read(repository, &manifest).await?;
+        let files = Reader::new(repository).files(&manifest).await?;
         let mut model = world.model.lock().unwrap();
         model.counts.verified += 1;
         if files != model.begun[&(cluster, id.clone())] {

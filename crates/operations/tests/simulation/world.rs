@@ -13,7 +13,7 @@ use repository::{ClusterName, Repository};
 use storage::{Faulty, Memory, ObjectName, Odds, Retry, RetryPolicy, Storage, StorageError};
 use tokio::time::{Instant, sleep};
 
-use crate::backup;
+use crate::backup::Reader;
 use crate::host::Host;
 use crate::link::{Arrival, Link};
 use crate::model::{Counts, Model};
@@ -147,7 +147,8 @@ impl World {
     }
 
     async fn judge(&self) {
-        let repository = Arc::new(self.repository(self.store.memory.clone()));
+        let repository = self.repository(self.store.memory.clone());
+        let mut reader = Reader::new(&repository);
         let mut model = std::mem::take(&mut *self.model.lock().unwrap());
         let mut broken = Vec::new();
         for cluster in &self.clusters {
@@ -165,7 +166,7 @@ impl World {
                         continue;
                     }
                 };
-                match backup::read(&repository, &manifest).await {
+                match reader.files(&manifest).await {
                     Ok(files) if files == model.begun[&(cluster.clone(), id.clone())] => {}
                     Ok(_) => broken.push(format!("backup {id} has other files than were backed up")),
                     Err(error) => broken.push(format!("backup {id}: {error}")),
