@@ -66,13 +66,19 @@ pub async fn take(repository: &Repository, request: &Request) -> Result<(bool, u
         let after = predecessor.as_ref().map(|found| found.manifest.id.as_str());
         earlier.extend(repository.partials(&request.cluster, after).await?.into_iter().flatten());
     }
-    let mut known = HashMap::new();
-    for manifest in &earlier {
-        let mut entries = repository.entries(manifest);
-        while let Some(entry) = entries.next().await? {
-            known.insert((entry.path.clone(), entry.inode), entry);
+    let (mut known, mut readable) = (HashMap::new(), Vec::new());
+    for manifest in earlier {
+        match entries_of(repository, &manifest).await {
+            Ok(entries) => {
+                known.extend(entries.into_iter().map(|entry| ((entry.path.clone(), entry.inode), entry)));
+                readable.push(manifest);
+            }
+            // Without it everything is stored anew.
+            Err(error) if error.is_unreadable() && !repository.access().can_read() => {}
+            Err(error) => return Err(error),
         }
     }
+    let earlier = readable;
     let mut manifest = begin(request, !earlier.is_empty());
     let (mut entries, mut packs, mut new, mut taken, mut partials) =
         (Vec::new(), Packs::default(), NewPack::default(), false, 0);
@@ -99,6 +105,14 @@ pub async fn take(repository: &Repository, request: &Request) -> Result<(bool, u
     list(repository, &mut manifest, &entries, &mut packs, &earlier).await?;
     repository.publish(&request.cluster, manifest, predecessor.as_ref()).await?;
     Ok((taken, partials))
+}
+
+async fn entries_of(repository: &Repository, manifest: &Manifest) -> Result<Vec<Entry>, RepositoryError> {
+    let (mut entries, mut stream) = (Vec::new(), repository.entries(manifest));
+    while let Some(entry) = stream.next().await? {
+        entries.push(entry);
+    }
+    Ok(entries)
 }
 
 fn extents(entry: &Entry) -> &[Extent] {
@@ -194,8 +208,7 @@ impl<'r> Reader<'r> {
     /// The files of a backup.
     pub async fn files(&mut self, manifest: &Manifest) -> Result<Files, RepositoryError> {
         let mut files = Files::new();
-        let mut entries = self.repository.entries(manifest);
-        while let Some(entry) = entries.next().await? {
+        for entry in entries_of(self.repository, manifest).await? {
             let mut content = Vec::new();
             for extent in extents(&entry) {
                 let plain = self.chunk(extent).await?;

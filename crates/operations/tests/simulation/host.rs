@@ -30,6 +30,10 @@ pub struct Host {
     skew: SignedDuration,
     files: Files,
     versions: u64,
+    /// Its own files about the repository, if it keeps some.
+    local: Option<tempfile::TempDir>,
+    /// Whether it has the key to read; a host that has not needs its own files to compare with.
+    reads: bool,
     random: StdRng,
 }
 
@@ -44,7 +48,9 @@ impl Host {
     pub fn new(number: usize, world: &World, mut random: StdRng) -> Self {
         let skew = SignedDuration::from_secs(random.random_range(-86_400..=86_400));
         let cluster = world.clusters[random.random_range(0..world.clusters.len())].clone();
-        Self { number, cluster, skew, files: Files::new(), versions: 0, random }
+        let local = random.random_bool(0.3).then(|| tempfile::tempdir().unwrap());
+        let reads = random.random_bool(0.8);
+        Self { number, cluster, skew, files: Files::new(), versions: 0, local, reads, random }
     }
 
     pub async fn live(mut self, world: &World) {
@@ -60,7 +66,12 @@ impl Host {
                 };
                 (self.random.random_range(0..16), arrival)
             });
-            let (repository, link) = world.process(death, StdRng::seed_from_u64(self.random.random()));
+            if self.random.random_bool(0.2) {
+                self.spoil_local();
+            }
+            let random = StdRng::seed_from_u64(self.random.random());
+            let local = self.local.as_ref().map(tempfile::TempDir::path);
+            let (repository, link) = world.process(death, random, local, self.reads);
             let died = tokio::select! {
                 biased;
                 () = link.died.notified() => true,
@@ -83,6 +94,20 @@ impl Host {
             3..=4 => self.push(world, repository).await,
             5 => self.verify(world, repository).await,
             _ => self.care(world, repository).await,
+        }
+    }
+
+    /// Half of the host's own files are cut short: as good as none.
+    fn spoil_local(&mut self) {
+        let mut open: Vec<_> = self.local.iter().map(|folder| folder.path().to_owned()).collect();
+        while let Some(path) = open.pop() {
+            if path.is_dir() {
+                let mut below: Vec<_> = path.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+                below.sort();
+                open.extend(below);
+            } else if self.random.random_bool(0.5) {
+                std::fs::write(path, b"cut").unwrap();
+            }
         }
     }
 
@@ -176,7 +201,7 @@ impl Host {
             let count = model.acknowledged.len();
             (count > 0).then(|| model.acknowledged[self.random.random_range(0..count)].clone())
         };
-        let Some((cluster, id)) = chosen else { return Ok(()) };
+        let Some((cluster, id)) = chosen.filter(|_| self.reads) else { return Ok(()) };
         let manifest = repository.manifest(&cluster, &id).await?;
         let files = Reader::new(repository).files(&manifest).await?;
         let mut model = world.model.lock().unwrap();

@@ -1,5 +1,6 @@
 //! One history: the storage, its weather, the hosts, and the last judgement.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -113,15 +114,25 @@ impl World {
         self.store.create_only
     }
 
-    /// A new process of some host.
-    pub fn process(&self, death: Option<(u64, Arrival)>, random: StdRng) -> (Arc<Repository>, Arc<Link>) {
+    /// A new process of a host that keeps files of its own in `local`, and perhaps may only write.
+    pub fn process(
+        &self,
+        death: Option<(u64, Arrival)>,
+        random: StdRng,
+        local: Option<&Path>,
+        reads: bool,
+    ) -> (Arc<Repository>, Arc<Link>) {
         let link = Arc::new(Link::new(self.store.clone(), death, random));
         let storage = Arc::new(Retry::new(link.clone(), RetryPolicy::default()));
-        (Arc::new(self.repository(storage)), link)
+        (Arc::new(self.repository(storage, local, reads)), link)
     }
 
-    fn repository(&self, storage: Arc<dyn Storage>) -> Repository {
-        Repository::assemble(storage, self.description.clone(), Access::Full(self.keyring.clone()), None)
+    fn repository(&self, storage: Arc<dyn Storage>, local: Option<&Path>, reads: bool) -> Repository {
+        let access = match reads {
+            true => Access::Full(self.keyring.clone()),
+            false => Access::Write(self.keyring.writer.clone()),
+        };
+        Repository::assemble(storage, self.description.clone(), access, local)
     }
 
     pub async fn live(mut self) -> Result<Counts, String> {
@@ -147,7 +158,7 @@ impl World {
     }
 
     async fn judge(&self) {
-        let repository = self.repository(self.store.memory.clone());
+        let repository = self.repository(self.store.memory.clone(), None, true);
         let mut reader = Reader::new(&repository);
         let mut model = std::mem::take(&mut *self.model.lock().unwrap());
         let mut broken = Vec::new();
