@@ -35,7 +35,7 @@ pub enum Quirk {
 #[derive(Clone, Debug)]
 pub struct Bucket {
     pub objects: Arc<Mutex<Objects>>,
-    dialect: Dialect,
+    pub dialect: Dialect,
     quirk: Quirk,
 }
 

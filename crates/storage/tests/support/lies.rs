@@ -1,6 +1,6 @@
 //! Answers that are not what they should be, as bad networks, proxies, login pages and half-compatible servers give them.
 
-use super::bucket::{Bucket, Dialect, Quirk, error};
+use super::bucket::{Bucket, Quirk, error};
 use super::http::{Ending, Reply, Request};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -101,6 +101,7 @@ pub enum Lie {
     /// The head promises more, or fewer, bytes than come.
     LongLength,
     ShortLength,
+    ResetInBody,
     /// The range of another place, or of another length, than was asked for.
     OtherRange,
     NoEtag,
@@ -125,7 +126,7 @@ pub enum Lie {
     CutListing,
 }
 
-pub const LIES: [Lie; 23] = [
+pub const LIES: [Lie; 24] = [
     Lie::NamespacedError200,
     Lie::EnvelopedError200,
     Lie::JsonError200,
@@ -135,6 +136,7 @@ pub const LIES: [Lie; 23] = [
     Lie::RedirectToLogin,
     Lie::LongLength,
     Lie::ShortLength,
+    Lie::ResetInBody,
     Lie::OtherRange,
     Lie::NoEtag,
     Lie::OddEtag,
@@ -189,6 +191,7 @@ impl Lie {
             Lie::RedirectToLogin => Reply::new(302, "").header("Location", "/login"),
             Lie::LongLength => lengthened(done(), 7).ending(Ending::HalfBody),
             Lie::ShortLength => lengthened(done(), -1),
+            Lie::ResetInBody => done().ending(Ending::HalfBodyReset),
             Lie::OtherRange => moved_range(done()),
             Lie::NoEtag => bucket.with(Quirk::NoEtag).answer(request),
             Lie::OddEtag => bucket.with(Quirk::OddEtag).answer(request),
@@ -208,7 +211,7 @@ impl Lie {
         let token = request.query.get("continuation-token").cloned().unwrap_or_default();
         match self {
             Lie::StaleListing => {
-                let past = Bucket::new(Dialect::S3, Quirk::None);
+                let past = Bucket::new(bucket.dialect, Quirk::None);
                 let mut objects = bucket.objects.lock().unwrap().clone();
                 objects.pop_first();
                 objects.insert(GONE.to_owned(), Vec::new());
