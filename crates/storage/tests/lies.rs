@@ -43,10 +43,11 @@ enum Asked {
     List,
     ListChildren,
     Delete,
+    Remove,
     DeleteAbsent,
 }
 
-const ASKED: [Asked; 14] = [
+const ASKED: [Asked; 15] = [
     Asked::Create,
     Asked::CreateTaken,
     Asked::CreateSame,
@@ -60,6 +61,7 @@ const ASKED: [Asked; 14] = [
     Asked::List,
     Asked::ListChildren,
     Asked::Delete,
+    Asked::Remove,
     Asked::DeleteAbsent,
 ];
 
@@ -163,13 +165,17 @@ impl Case {
                 }
             }
             Asked::List | Asked::ListChildren => self.list(asked, context).await,
-            Asked::Delete => match self.storage.delete(&kept).await {
-                Ok(()) => {
-                    assert_eq!(self.stored("kept/object"), None, "{context}: it is not deleted");
-                    None
-                }
-                Err(error) => Some(error),
-            },
+            Asked::Delete | Asked::Remove => {
+                let gone = match asked {
+                    Asked::Delete => self.storage.delete(&kept).await,
+                    _ => self.storage.remove(&kept).await,
+                };
+                assert!(
+                    gone.is_err() || self.stored("kept/object").is_none(),
+                    "{context}: it is not deleted"
+                );
+                gone.err()
+            }
         };
         if let Some(error) = failed {
             assert_loud(context, &error);
