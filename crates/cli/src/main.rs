@@ -51,12 +51,16 @@ fn looks_like_wal_get() -> bool {
     words.iter().any(|word| word == "wal") && words.iter().any(|word| word == "get")
 }
 
-/// Lets a test have this process killed at a named point. A release build knows no such points.
+/// Lets a test have this process killed at a named point, or plant a bug in it. A release build knows neither.
 fn arm_failpoint() {
-    if cfg!(debug_assertions)
-        && let Ok(point) = std::env::var("PGKEEP_FAILPOINT")
-    {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    if let Ok(point) = std::env::var("PGKEEP_FAILPOINT") {
         operations::failpoint::arm(&point);
+    }
+    if let Ok(bug) = std::env::var("PGKEEP_TEST_BUG") {
+        storage::planted::plant(&bug);
     }
 }
 

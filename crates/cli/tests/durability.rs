@@ -44,6 +44,7 @@ impl Place {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgkeep"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.envs(std::env::var_os("PGKEEP_TEST_BUG").map(|bug| ("PGKEEP_TEST_BUG", bug)));
         command.current_dir(self.folder.path()).arg("--config").arg(self.path("pgkeep.toml")).args(arguments);
         command
     }
@@ -163,4 +164,12 @@ fn c03_a_drainer_notes_only_what_survives_power_loss() {
         model.apply(call);
     }
     assert_eq!(noted, names.len());
+}
+
+/// A suite that stays green when a file is not made durable proves nothing.
+#[test]
+fn a_planted_bug_turns_it_red() {
+    let mut suite = Command::new(std::env::current_exe().unwrap());
+    suite.args(["c03_", "--test-threads=1"]).env("PGKEEP_TEST_BUG", "file.unsynced");
+    assert!(!suite.output().unwrap().status.success(), "green with file.unsynced");
 }

@@ -313,7 +313,7 @@ fn assert_only_exceptions(long: &BTreeSet<String>, exceptions: &[&str], list: &s
 
 /// Paths of the tree that a document names: in backquotes below a folder of ours, or as a relative link.
 fn named_paths(text: &str) -> Vec<&str> {
-    let folders = ["crates/", "docs/", "scripts/", "bench/", "testdata/", ".ci/", "./test", "./try"];
+    let folders = ["crates/", "docs/", "scripts/", "bench/", "testdata/", ".ci/", "./test", "./try", "./lab"];
     let quoted =
         text.split('`').skip(1).step_by(2).filter(|word| folders.iter().any(|f| word.starts_with(f)));
     let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());

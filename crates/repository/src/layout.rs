@@ -8,7 +8,7 @@ use pg::wal::{FileName, SegmentName};
 use storage::ObjectName;
 
 use crate::archive::{Gap, Part, WalName};
-use crate::secrets::{parse_hex, random_bytes};
+use crate::secrets::parse_hex;
 
 /// Identity of a pack: 16 random bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +17,7 @@ pub struct PackId(pub [u8; 16]);
 impl PackId {
     /// A new random identity; two writers cannot meet in one.
     pub fn random() -> Self {
-        Self(random_bytes())
+        Self(storage::chance::bytes())
     }
 
     /// Reads what [`fmt::Display`] writes.

@@ -1,9 +1,16 @@
 //! Faults on purpose.
 
+mod listing;
+mod odds;
+
+pub use odds::Odds;
+
 use crate::error::{Action, Call};
 use crate::{Children, Entry, ObjectName, Storage, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::Bytes;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
@@ -28,6 +35,14 @@ pub enum Fault {
     Delay(Duration),
     /// It never ends.
     Hang,
+    /// It is done, but listings show it only after this time.
+    Late(Duration),
+    /// The listing lacks this one of its entries, counted from zero and again from the first behind the last.
+    Omit(usize),
+    /// The listing has this one of its entries twice.
+    Repeat(usize),
+    /// The listing is the one before, if this prefix was listed before.
+    Stale,
 }
 
 /// Which calls a rule counts.
@@ -62,12 +77,27 @@ pub struct Faulty<S> {
     inner: S,
     /// Rules with the number of calls each has counted.
     rules: Mutex<Vec<(Rule, u64)>>,
+    /// What happens to calls that no rule hits.
+    chance: Mutex<Option<(StdRng, Odds)>>,
+    listings: listing::Listings,
 }
 
 impl<S: Storage> Faulty<S> {
     /// Nothing goes wrong yet.
     pub fn new(inner: S) -> Faulty<S> {
-        Faulty { inner, rules: Mutex::default() }
+        Faulty { inner, rules: Mutex::default(), chance: Mutex::default(), listings: Default::default() }
+    }
+
+    /// Calls go wrong by chance: the same calls in the same order the same way for the same `seed`.
+    pub fn by_chance(seed: u64, odds: Odds, inner: S) -> Faulty<S> {
+        let faulty = Faulty::new(inner);
+        faulty.set_odds(seed, odds);
+        faulty
+    }
+
+    /// From now on calls go wrong by these odds.
+    pub fn set_odds(&self, seed: u64, odds: Odds) {
+        *locked(&self.chance) = Some((StdRng::seed_from_u64(seed), odds));
     }
 
     /// The create or delete number `n`, counted from zero, fails without being done.
@@ -93,6 +123,7 @@ impl<S: Storage> Faulty<S> {
     /// Lets everything go right again.
     pub fn clear(&self) {
         self.rules().clear();
+        *locked(&self.chance) = None;
     }
 
     /// The storage below.
@@ -101,7 +132,7 @@ impl<S: Storage> Faulty<S> {
     }
 
     fn rules(&self) -> MutexGuard<'_, Vec<(Rule, u64)>> {
-        self.rules.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        locked(&self.rules)
     }
 
     fn fault(&self, call: Call) -> Option<Fault> {
@@ -115,7 +146,7 @@ impl<S: Storage> Faulty<S> {
                 }
             }
         }
-        decided
+        decided.or_else(|| locked(&self.chance).as_mut().and_then(|(random, odds)| odds.draw(call, random)))
     }
 
     /// Does `work` under the fault that its turn brings; `damage` is applied to its answer.
@@ -135,7 +166,13 @@ impl<S: Storage> Faulty<S> {
                 let _ = work.await;
                 Err(StorageError::Transient { action, source: source() })
             }
-            Fault::Truncate(_) | Fault::Flip(_) => Ok(damage(work.await?, &fault)),
+            Fault::Truncate(_) | Fault::Flip(_) | Fault::Omit(_) | Fault::Repeat(_) | Fault::Stale => {
+                Ok(damage(work.await?, &fault))
+            }
+            Fault::Late(time) => {
+                self.listings.hide(&action.subject, *time);
+                work.await
+            }
             Fault::Delay(time) => {
                 tokio::time::sleep(*time).await;
                 work.await
@@ -143,6 +180,10 @@ impl<S: Storage> Faulty<S> {
             Fault::Hang => std::future::pending().await,
         }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Calls {
@@ -183,25 +224,12 @@ impl<S: Storage> Storage for Faulty<S> {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StorageError> {
-        let harmed_list = |mut entries: Vec<Entry>, fault: &Fault| {
-            if let Fault::Truncate(keep) = fault {
-                entries.truncate(*keep);
-            }
-            entries
-        };
-        self.run(Action::new(Call::List, prefix), self.inner.list(prefix), harmed_list).await
+        let all = async { Ok(Children { prefixes: Vec::new(), entries: self.inner.list(prefix).await? }) };
+        Ok(self.listing(Action::new(Call::List, prefix), all).await?.entries)
     }
 
     async fn list_children(&self, prefix: &str) -> Result<Children, StorageError> {
-        let harmed_children = |mut children: Children, fault: &Fault| {
-            if let Fault::Truncate(keep) = fault {
-                children.prefixes.truncate(*keep);
-                children.entries.truncate(*keep);
-            }
-            children
-        };
-        let action = Action::new(Call::ListChildren, prefix);
-        self.run(action, self.inner.list_children(prefix), harmed_children).await
+        self.listing(Action::new(Call::ListChildren, prefix), self.inner.list_children(prefix)).await
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StorageError> {

@@ -3,11 +3,12 @@
 //! Read in this order: [`Storage`], the trait, and [`ObjectName`]; [`StorageError`]; [`Location`],
 //! [`Settings`] and [`open`], which give a storage; [`Filesystem`] and [`Remote`], the storages; [`Retry`],
 //! which tries again; [`probe::probe`], which finds out what a storage really does; [`Memory`], [`Faulty`]
-//! and [`Recording`], for tests.
+//! and [`Recording`], for tests, and [`planted`], which tests the tests; [`chance`], which a simulation can repeat.
 //!
 //! It knows nothing of chunks, keys or PostgreSQL, spells no object name, compresses and encrypts nothing,
 //! and keeps no cache. It reads no environment variable.
 
+pub mod chance;
 #[doc(hidden)]
 pub mod contract;
 mod direct;
@@ -18,6 +19,8 @@ mod location;
 mod memory;
 mod name;
 mod open;
+#[doc(hidden)]
+pub mod planted;
 pub mod probe;
 mod recording;
 mod remote;
@@ -27,7 +30,7 @@ mod store;
 
 pub use direct::{DirectFile, aligned_buffer};
 pub use error::{Action, Call, Cause, StorageError};
-pub use faulty::{Calls, Fault, Faulty, Rule};
+pub use faulty::{Calls, Fault, Faulty, Odds, Rule};
 pub use filesystem::Filesystem;
 pub use location::{Bucket, Location, LocationError};
 pub use memory::Memory;

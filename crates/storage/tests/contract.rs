@@ -4,8 +4,9 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 use storage::{
-    Calls, Fault, Faulty, Filesystem, GcsSettings, Location, Memory, Recording, Retry, Rule, Settings,
+    Calls, Fault, Faulty, Filesystem, GcsSettings, Location, Memory, Odds, Recording, Retry, Rule, Settings,
     contract, open,
 };
 use support::bucket::{Bucket, Dialect, Quirk};
@@ -39,6 +40,7 @@ async fn filesystem_on_many_threads() {
 async fn wrappers() {
     contract::check(&Retry::new(Memory::new(), hasty())).await;
     contract::check(&Faulty::new(Memory::new())).await;
+    contract::check(&Faulty::by_chance(1, Odds::default(), Memory::new())).await;
     contract::check(&Recording::new(Memory::new())).await;
     contract::check(&(Arc::new(Memory::new()) as Arc<dyn storage::Storage>)).await;
 }
@@ -51,6 +53,14 @@ async fn retry_hides_failing_reads() {
             faulty.add(Rule { calls: Calls::Reads, skip, hit: 1, fault: fault.clone() });
         }
         contract::check(&Retry::new(faulty, hasty())).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn delays_by_chance_change_no_answer() {
+    let odds = Odds { delay: 3_000, longest: Duration::from_secs(9), ..Odds::default() };
+    for seed in 0..20 {
+        contract::check(&Faulty::by_chance(seed, odds, Memory::new())).await;
     }
 }
 

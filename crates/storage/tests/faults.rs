@@ -12,89 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use storage::{Call, Location, Settings, Storage, StorageError, open, probe};
 use support::bucket::{Bucket, Dialect, Quirk, error};
-use support::http::{Ending, Reply, Request, serve};
+use support::http::{Reply, serve};
+use support::lies::{KINDS, Kind, LOGIN};
 use support::{bytes, hasty, name, s3_location, s3_settings};
 
 const CONTENT: &str = "some bytes that are stored";
-const LOGIN: &str =
-    "<!DOCTYPE html><html><head><title>Log in</title></head><body>Welcome to the airport</body></html>";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Status500,
-    SlowDown503,
-    TooMany429,
-    Conflict409,
-    Forbidden403,
-    Bare403,
-    Bare404,
-    Html404,
-    Html200,
-    ErrorXml200,
-    ShortBody,
-    Reset,
-    ResetAfterDoing,
-    Silence,
-    BareRedirect,
-}
-
-const KINDS: [Kind; 15] = [
-    Kind::Status500,
-    Kind::SlowDown503,
-    Kind::TooMany429,
-    Kind::Conflict409,
-    Kind::Forbidden403,
-    Kind::Bare403,
-    Kind::Bare404,
-    Kind::Html404,
-    Kind::Html200,
-    Kind::ErrorXml200,
-    Kind::ShortBody,
-    Kind::Reset,
-    Kind::ResetAfterDoing,
-    Kind::Silence,
-    Kind::BareRedirect,
-];
-
-impl Kind {
-    fn apply(self, bucket: &Bucket, request: &Request) -> Reply {
-        let empty = || Reply::new(200, "");
-        match self {
-            Kind::Status500 => Reply::new(500, "oops"),
-            Kind::SlowDown503 => error(503, "SlowDown"),
-            Kind::TooMany429 => Reply::new(429, ""),
-            Kind::Conflict409 => error(409, "ConditionalRequestConflict"),
-            Kind::Forbidden403 => error(403, "AccessDenied"),
-            Kind::Bare403 => Reply::new(403, ""),
-            Kind::Bare404 => Reply::new(404, ""),
-            Kind::Html404 => Reply::new(404, LOGIN),
-            Kind::Html200 => Reply::new(200, LOGIN).header("ETag", "\"e\""),
-            Kind::ErrorXml200 => Reply { status: 200, ..error(200, "InternalError") }.header("ETag", "\"e\""),
-            Kind::ShortBody => match bucket.answer(request) {
-                reply if reply.body.is_empty() => reply.ending(Ending::Reset),
-                reply => reply.ending(Ending::HalfBody),
-            },
-            Kind::Reset => empty().ending(Ending::Reset),
-            Kind::ResetAfterDoing => bucket.answer(request).ending(Ending::Reset),
-            Kind::Silence => empty().ending(Ending::Silence),
-            Kind::BareRedirect => Reply::new(301, ""),
-        }
-    }
-
-    /// Whether the fault looks like one that passes.
-    fn passes(self) -> bool {
-        !matches!(
-            self,
-            Kind::Forbidden403
-                | Kind::Bare403
-                | Kind::Bare404
-                | Kind::Html404
-                | Kind::Html200
-                | Kind::BareRedirect
-        )
-    }
-}
-
 /// A bucket with one object, on which the requests from number `first` on, `count` of them, go wrong.
 async fn faulty_bucket(kind: Kind, first: u64, count: u64) -> (Arc<dyn Storage>, Bucket) {
     let bucket = Bucket::new(Dialect::S3, Quirk::None);

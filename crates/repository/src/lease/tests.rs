@@ -1,4 +1,4 @@
-use storage::{Memory, Storage};
+use storage::{Call, Calls, Fault, Faulty, Memory, Rule, Storage};
 
 use super::*;
 use crate::description::Description;
@@ -25,7 +25,26 @@ async fn one_has_it_until_it_is_given_back_and_numbers_only_grow() {
     first.release().await.unwrap();
     let second = take(&repository, "two").await.unwrap();
     assert!(second.number() > number);
-    assert_eq!(steps(&repository, "maintenance").await.unwrap().len(), 1, "older steps go");
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_steps_go_and_a_listing_that_lacks_the_newest_gives_nobody_the_lease() {
+    let memory = Arc::new(Memory::new());
+    let faulty = Arc::new(Faulty::new(memory.clone()));
+    let repository = repository(faulty.clone(), true).await;
+    let noon: jiff::Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
+    memory.set_clock(noon);
+    take(&repository, "one").await.unwrap().release().await.unwrap();
+    let mut second = take(&repository, "two").await.unwrap();
+    for fault in [Fault::Truncate(0), Fault::Truncate(1), Fault::Stale, Fault::Omit(2)] {
+        faulty.add(Rule { calls: Calls::Of(Call::List), skip: 0, hit: 1, fault: fault.clone() });
+        assert!(matches!(take(&repository, "three").await, Err(LeaseError::Held { .. })), "{fault:?}");
+        second.confirm().await.unwrap();
+    }
+    assert_eq!(steps(&repository, "maintenance").await.unwrap().len(), 3);
+    memory.set_clock(noon + KEPT + LEASE_TIME);
+    take(&repository, "three").await.unwrap();
+    assert_eq!(steps(&repository, "maintenance").await.unwrap().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

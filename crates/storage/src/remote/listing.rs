@@ -11,6 +11,10 @@ use object_store::list::{PaginatedListOptions, PaginatedListResult};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+/// Pages that bring nothing, one after the other, before a listing counts as endless: stores that keep deleted versions
+/// may send some.
+const IDLE_PAGES_MAX: usize = 1000;
+
 /// About the size of a page, by which its try gets time.
 const PAGE_BYTES: u64 = 1024 * 1024;
 
@@ -18,7 +22,8 @@ impl Remote {
     /// All pages, as one level or to any depth.
     ///
     /// Pages are tried again one by one, as a long listing would otherwise never end. Entries that come twice
-    /// count once, and a listing that leads back to a page it came from is an error, not an endless loop.
+    /// count once, and a listing that leads back to a page it came from, or on and on to nothing new, is an error, not an
+    /// endless loop.
     pub(super) async fn list_pages(
         &self,
         call: Call,
@@ -28,18 +33,24 @@ impl Remote {
         let mut found =
             Found { root: &self.prefix, below: prefix, entries: BTreeMap::new(), prefixes: BTreeSet::new() };
         let mut seen = HashSet::new();
-        let mut token = None;
+        let (mut token, mut idle) = (None, 0);
         loop {
             let action = Action::new(call, prefix);
             let mut trying = Trying::new(&self.settings.retry, action.clone(), PAGE_BYTES);
             let page = trying.run(|| self.page(&action, prefix, one_level, token.clone())).await?;
+            let before = found.len();
             page.result.objects.iter().for_each(|object| found.add(object));
             page.result.common_prefixes.iter().for_each(|prefix| found.add_prefix(prefix.as_ref()));
+            idle = if found.len() > before { 0 } else { idle + 1 };
             token = page.page_token;
             match &token {
                 None => return Ok(found.finish()),
                 Some(next) if !seen.insert(next.clone()) => {
                     let source = "the listing leads back to a page it came from".into();
+                    return Err(StorageError::Other { action, source });
+                }
+                Some(_) if idle >= IDLE_PAGES_MAX => {
+                    let source = "the listing goes on and on, and brings nothing new".into();
                     return Err(StorageError::Other { action, source });
                 }
                 Some(_) => {}
@@ -78,6 +89,10 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
+    fn len(&self) -> usize {
+        self.entries.len() + self.prefixes.len()
+    }
+
     /// Takes an object, unless its name cannot be one of ours.
     fn add(&mut self, object: &ObjectMeta) {
         let Some(name) = below(object.location.as_ref(), self.root) else { return };

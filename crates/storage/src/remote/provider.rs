@@ -16,10 +16,12 @@ use std::time::Duration;
 use url::{Host, Url};
 
 /// How long making a connection may take, with name resolution and TLS.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Idle connections are dropped before servers do it, some after 20 s.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+pub(super) const USER_AGENT: &str = concat!("pgkeep/", env!("CARGO_PKG_VERSION"));
 
 /// Variables of the platform that S3 credentials come by.
 const S3_PLATFORM: [&str; 9] = [
@@ -175,26 +177,33 @@ impl Provider {
     }
 
     fn connector(&self) -> Connector {
-        Connector { host: self.endpoint.host_str().unwrap_or_default().to_owned() }
+        Connector {
+            host: self.endpoint.host_str().unwrap_or_default().to_owned(),
+            allow_http: self.endpoint.scheme() == "http",
+            headers: self.own_headers(),
+        }
     }
 
     /// The library's own time limits are off: one for a whole request would cut off a slow upload.
     /// [`Retry`](crate::Retry) bounds each try by its bytes.
     fn client_options(&self) -> ClientOptions {
-        let mut options = ClientOptions::new()
+        ClientOptions::new()
             .with_timeout_disabled()
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_pool_idle_timeout(IDLE_TIMEOUT)
             .with_allow_http(self.endpoint.scheme() == "http")
-            .with_user_agent(HeaderValue::from_static(concat!("pgkeep/", env!("CARGO_PKG_VERSION"))));
+            .with_user_agent(HeaderValue::from_static(USER_AGENT))
+            .with_default_headers(self.own_headers())
+    }
+
+    fn own_headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
         if self.is_tigris() {
             // Without it a region away from the leader answers from its own copy, and conditions are judged
             // by that.
-            let mut headers = HeaderMap::new();
             headers.insert("x-tigris-consistent", HeaderValue::from_static("true"));
-            options = options.with_default_headers(headers);
         }
-        options
+        headers
     }
 
     fn host_ends_with(&self, suffix: &str) -> bool {

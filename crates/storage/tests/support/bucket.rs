@@ -35,13 +35,18 @@ pub enum Quirk {
 #[derive(Clone, Debug)]
 pub struct Bucket {
     pub objects: Arc<Mutex<Objects>>,
-    dialect: Dialect,
+    pub dialect: Dialect,
     quirk: Quirk,
 }
 
 impl Bucket {
     pub fn new(dialect: Dialect, quirk: Quirk) -> Bucket {
         Bucket { objects: Arc::default(), dialect, quirk }
+    }
+
+    /// The same objects, served with another quirk.
+    pub fn with(&self, quirk: Quirk) -> Bucket {
+        Bucket { quirk, ..self.clone() }
     }
 
     pub fn answer(&self, request: &Request) -> Reply {

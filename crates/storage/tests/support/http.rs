@@ -29,6 +29,8 @@ pub enum Ending {
     Whole,
     /// The head promises the whole body, half of it comes, and the connection is closed.
     HalfBody,
+    /// As `HalfBody`, and the connection is reset.
+    HalfBodyReset,
     /// The connection is reset instead of an answer.
     Reset,
     /// Nothing ever comes.
@@ -76,7 +78,7 @@ async fn converse(mut stream: TcpStream, handler: &(impl Fn(Request) -> Reply + 
             Ending::Silence => std::future::pending().await,
             // Closing with unsent zero linger makes a reset out of the close.
             Ending::Reset => return stream.set_zero_linger().ok(),
-            Ending::Whole | Ending::HalfBody => {}
+            Ending::Whole | Ending::HalfBody | Ending::HalfBodyReset => {}
         }
         let has_length = reply.headers.iter().any(|(name, _)| name == "Content-Length");
         let mut head = format!("HTTP/1.1 {} Reason\r\n", reply.status);
@@ -85,9 +87,12 @@ async fn converse(mut stream: TcpStream, handler: &(impl Fn(Request) -> Reply + 
         }
         reply.headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
         stream.write_all((head + "\r\n").as_bytes()).await.ok()?;
-        if reply.ending == Ending::HalfBody {
+        if reply.ending != Ending::Whole {
             stream.write_all(&reply.body[..reply.body.len() / 2]).await.ok()?;
-            return stream.shutdown().await.ok();
+            return match reply.ending {
+                Ending::HalfBodyReset => stream.set_zero_linger().ok(),
+                _ => stream.shutdown().await.ok(),
+            };
         }
         stream.write_all(&reply.body).await.ok()?;
     }

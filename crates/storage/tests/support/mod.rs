@@ -3,6 +3,7 @@
 
 pub mod bucket;
 pub mod http;
+pub mod lies;
 
 use bytes::Bytes;
 use std::time::Duration;
