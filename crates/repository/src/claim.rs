@@ -67,6 +67,15 @@ impl Repository {
         }
     }
 
+    /// Whether a backup was expired, as far as is written down.
+    pub async fn is_expired(&self, cluster: &ClusterName, id: &str) -> Result<bool, RepositoryError> {
+        match self.storage().size(&layout::expired_note(cluster, id)).await {
+            Ok(_) => Ok(true),
+            Err(StorageError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The claims that a listing shows.
     pub async fn claims(&self, cluster: &ClusterName) -> Result<Vec<Claim>, RepositoryError> {
         let prefix = layout::claims(cluster);

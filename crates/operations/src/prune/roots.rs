@@ -103,6 +103,7 @@ impl Roots {
         // Claims before manifests: a backup that ends in between is seen by its manifest.
         let claims = repository.claims(cluster).await?;
         let listed: BTreeSet<String> = repository.backup_ids(cluster).await?.into_iter().collect();
+        let mut existed = told.clone();
         told.extend(claims.iter().map(|claim| claim.backup.clone()));
         let mut open: Vec<String> = listed.union(&told).cloned().collect();
         let mut backups = BTreeSet::new();
@@ -116,16 +117,19 @@ impl Roots {
                     tracing::warn!(backup = %id, "a backup is there that the storage's listing lacks");
                 }
                 backups.insert(id);
+                existed.insert(previous.clone());
                 open.push(previous);
             }
         }
         let newest = backups.last().cloned();
         for claim in claims {
             let is_newest = newest.as_ref() == Some(&claim.backup);
-            match backups.contains(&claim.backup) {
-                true if is_newest => {}
-                false if claim.may_be_alive(now) => self.at_work.push(claim),
-                _ => self.ended_claims.push(layout::claim(cluster, &claim.backup)),
+            // One that existed and is gone was expired.
+            let is_over = backups.contains(&claim.backup) || existed.contains(&claim.backup);
+            if !is_over && !repository.is_expired(cluster, &claim.backup).await? && claim.may_be_alive(now) {
+                self.at_work.push(claim);
+            } else if !is_newest {
+                self.ended_claims.push(layout::claim(cluster, &claim.backup));
             }
         }
         self.partials(repository, cluster, newest.as_deref(), now).await?;
