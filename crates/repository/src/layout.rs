@@ -98,6 +98,17 @@ pub fn pack(id: PackId) -> ObjectName {
     object(format!("{PACKS}{}/{id}", &id[..2]))
 }
 
+/// The prefix of the packs whose ids begin with this byte.
+pub fn packs_of(first: u8) -> String {
+    format!("{PACKS}{first:02x}/")
+}
+
+/// Reads what [`pack`] writes.
+pub fn parse_pack(name: &str) -> Option<PackId> {
+    let id = PackId::parse(name.rsplit('/').next()?)?;
+    (pack(id).as_str() == name).then_some(id)
+}
+
 /// A key slot.
 pub fn key_slot(slot: &str) -> ObjectName {
     object(format!("{KEYS}{slot}"))
