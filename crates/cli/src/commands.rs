@@ -1,6 +1,7 @@
 //! One module for each command: its arguments, and how it shows what an operation returned.
 
 pub mod backup;
+pub mod check;
 pub mod config;
 pub mod demo;
 pub mod info;
@@ -9,6 +10,7 @@ pub mod key;
 pub mod list;
 pub mod restore;
 pub mod status;
+pub mod verify;
 pub mod wal;
 
 use crate::output::Output;

@@ -94,6 +94,11 @@ impl Proofs {
         self.objects.len()
     }
 
+    /// Whether it is time to make one of them ([`Repository::merge_proofs`]).
+    pub fn are_many(&self) -> bool {
+        self.objects.len() >= MERGE_FROM
+    }
+
     fn standing(&self, object: &str) -> Option<&(i64, Damage)> {
         let found = self.damaged.get(object)?;
         let pack = layout::parse_pack(object).and_then(|id| self.packs.get(&id).copied());
@@ -191,7 +196,7 @@ impl Repository {
         Ok(())
     }
 
-    /// Writes one proof that says what all of `proofs` say, without what `keep` has no use for, when there are many. The
+    /// Writes one proof that says what all of `proofs` say, without what `keep` has no use for. The
     /// old ones, which are returned, may then be removed; whoever reads both learns nothing else.
     pub async fn merge_proofs(
         &self,
@@ -199,9 +204,6 @@ impl Repository {
         proofs: &mut Proofs,
         keep: impl Fn(PackId) -> bool,
     ) -> Result<Vec<ObjectName>, RepositoryError> {
-        if proofs.objects.len() < MERGE_FROM {
-            return Ok(Vec::new());
-        }
         proofs.packs.retain(|id, _| keep(*id));
         proofs.damaged.retain(|object, _| layout::parse_pack(object).is_none_or(&keep));
         let newest = proofs.lookers.keys().next_back().copied().unwrap_or(0);

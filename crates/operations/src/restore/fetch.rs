@@ -286,7 +286,7 @@ fn open_target(tree: &Tree, target: &FileTarget) -> io::Result<DirectFile> {
 }
 
 /// A sealed chunk, or why it could not be read.
-type Frame = Result<Vec<u8>, RepositoryError>;
+pub(crate) type Frame = Result<Vec<u8>, RepositoryError>;
 
 /// One range request, and the pieces that it serves.
 struct Run {
@@ -315,7 +315,7 @@ fn plan_runs(pack: &OpenPack, wanted: &[Piece]) -> Vec<Run> {
 }
 
 /// Reads all the chunks of a run with one request, as fast as they are taken. Ends early when nobody takes them any more.
-async fn read_run(
+pub(crate) async fn read_run(
     storage: &dyn Storage,
     name: &ObjectName,
     ranges: Vec<Range<u64>>,

@@ -48,6 +48,9 @@ async fn many_proofs_become_one_that_says_the_same() {
         let wal = vec![(timeline, number.into()), (timeline, u64::from(number) + 1)];
         let seen = Look { wal, ..look(1_000_000 + i64::from(number), &[number, number + 1]) };
         repository.record_proof(&cluster, &seen, &mut proofs).await.unwrap();
+        if !proofs.are_many() {
+            continue;
+        }
         let old = repository.merge_proofs(&cluster, &mut proofs, |id| id != pack(7)).await.unwrap();
         // A process that dies here leaves the old ones, which say nothing else.
         if number % 3 == 0 {
