@@ -10,12 +10,12 @@ use repository::{ClusterName, Repository, RepositoryError};
 use serde::Serialize;
 
 use crate::findings::{Finding, Severity};
-use crate::reachable::{ArchiveState, ReachableError};
+use crate::reachable::ReachableError;
 
 mod manifests;
 mod packs;
 mod rest;
-mod wal;
+pub(crate) mod wal;
 
 /// Why it could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ pub async fn check(repository: &Arc<Repository>, cluster: &ClusterName) -> Resul
         report.findings.push(manifests::chain(&finding));
     }
     packs::check(&stored, uses, &listed, &mut report).await?;
-    let state = ArchiveState::read(&stored, cluster).await?;
+    let state = wal::state(&stored, cluster, &mut report.findings).await?;
     wal::check(&state, cluster, &listed, &mut report);
     rest::small_objects(&stored, cluster, &mut report).await?;
     rest::strays(&stored, cluster, &state, &mut report).await?;

@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::failpoint;
 use crate::findings::{Finding, Severity};
 use crate::monitor::{Event, Monitor};
-use crate::reachable::{ArchiveState, ReachableError};
+use crate::reachable::ReachableError;
 
 mod naming;
 mod packs;
@@ -164,7 +164,8 @@ impl Run<'_> {
     async fn everything(&mut self) -> Result<(), VerifyError> {
         self.monitor.event(Event::Phase("read manifests"));
         let subjects = subjects::read(self).await?;
-        let state = ArchiveState::read(&self.repository, &self.request.cluster).await?;
+        let (repository, cluster) = (&self.repository, &self.request.cluster);
+        let state = crate::check::wal::state(repository, cluster, &mut self.report.findings).await?;
         let selection = selection::select(self, &subjects, &state)?;
         let total = selection.bytes();
         let mut damaged = packs::DamagedPacks::default();
@@ -213,11 +214,9 @@ impl Run<'_> {
             let keep = self.packs_to_keep().await?;
             let superseded =
                 self.repository.merge_proofs(cluster, &mut self.proofs, |id| keep.contains(&id)).await?;
-            if !superseded.is_empty() {
-                failpoint::reach("verify.merged");
-                self.repository.remove_proofs(&superseded).await;
-                failpoint::reach("verify.removed");
-            }
+            failpoint::reach("verify.merged");
+            self.repository.remove_proofs(&superseded).await;
+            failpoint::reach("verify.removed");
         }
         Ok(())
     }

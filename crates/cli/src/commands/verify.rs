@@ -139,7 +139,10 @@ mod tests {
         for text in ["", "%", "0%", "101%", "-3%", "much"] {
             assert!(budget(text).is_err(), "{text}");
         }
-        assert_eq!((age("30d"), age("12h")), (Ok(Duration::from_secs(2_592_000)), Ok(Duration::from_secs(43_200))));
+        assert_eq!(
+            (age("30d"), age("12h")),
+            (Ok(Duration::from_secs(2_592_000)), Ok(Duration::from_secs(43_200)))
+        );
         assert!(age("soon").is_err());
     }
 }

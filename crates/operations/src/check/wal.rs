@@ -7,11 +7,11 @@ use pg::wal::{FileName, SegmentName, SegmentSize};
 use pg::{Lsn, TimelineId};
 use repository::backups::Listed;
 use repository::manifest::Manifest;
-use repository::{ClusterName, layout};
+use repository::{ClusterName, Repository, layout};
 
 use super::CheckReport;
-use crate::findings::{Finding, in_words};
-use crate::reachable::{ArchiveState, Hole, Reach, continuous_until};
+use crate::findings::{Finding, in_words, is_damage};
+use crate::reachable::{ArchiveState, Hole, Reach, ReachableError, continuous_until};
 
 /// The backups that a hole in the WAL hurts.
 #[derive(Default)]
@@ -26,6 +26,24 @@ struct Hurt {
 
 /// A hole, so that backups that share it are told together.
 type Holes = BTreeMap<(TimelineId, Lsn, Lsn), Hurt>;
+
+/// What the archive holds; a damaged note of what it is bound to is a finding, and then counts as none.
+pub(crate) async fn state(
+    repository: &Repository,
+    cluster: &ClusterName,
+    findings: &mut Vec<Finding>,
+) -> Result<ArchiveState, ReachableError> {
+    let identity = match repository.identity(cluster).await {
+        Err(error) if is_damage(&error) => {
+            let lost =
+                "no WAL is taken before it is whole again, and `pgkeep verify` cannot compare WAL with it";
+            findings.push(Finding::damage(error.to_string(), lost).of(layout::identity(cluster)));
+            None
+        }
+        other => other?,
+    };
+    ArchiveState::read_bound(repository, cluster, identity).await
+}
 
 pub(super) fn check(
     state: &ArchiveState,
@@ -55,7 +73,9 @@ pub(super) fn check(
         let finding = Finding::damage(what, format!("nothing can be restored along timeline {timeline}"));
         report.findings.push(finding.of(layout::wal_file(cluster, &FileName::History(*timeline))));
     }
-    if state.identity.is_none() && report.segments > 0 {
+    let told = layout::identity(cluster).to_string();
+    let is_told = report.findings.iter().any(|finding| finding.object.as_ref() == Some(&told));
+    if state.identity.is_none() && report.segments > 0 && !is_told {
         let what = "what the cluster's WAL is bound to is missing";
         let finding = Finding::warning(what, "another cluster could store its WAL among this one's");
         report.findings.push(finding.of(layout::identity(cluster)));
