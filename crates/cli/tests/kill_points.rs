@@ -178,7 +178,7 @@ fn c01_a_verification_that_was_killed_anywhere_has_proved_what_it_wrote_down() {
     let count = || std::fs::read_dir(&proofs).map_or(0, Iterator::count);
     for point in VERIFY {
         // Enough proofs for one to take their place.
-        while count() < 8 && point != "verify.seen" && point != "verify.recorded" {
+        while count() < 7 && point != "verify.seen" && point != "verify.recorded" {
             scene.json(&["verify", "--budget", "1B"]);
         }
         let before = count();

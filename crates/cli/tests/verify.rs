@@ -41,7 +41,9 @@ fn exit_codes_tell_damage_from_what_could_not_be_looked_at() {
     assert!(said.out.contains("README"), "{}", said.out);
     assert!(said.out.lines().all(|line| line.chars().count() <= 80), "{}", said.out);
 
-    let pack = files_below(&scene.path("repository/packs")).remove(0);
+    // The largest holds files, the smallest their list.
+    let packs = files_below(&scene.path("repository/packs"));
+    let pack = packs.into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
     let good = std::fs::read(&pack).unwrap();
     let name = pack.file_name().unwrap().to_str().unwrap().to_owned();
     let mut bad = good.clone();
@@ -71,8 +73,8 @@ fn exit_codes_tell_damage_from_what_could_not_be_looked_at() {
 #[test]
 fn a_writer_credential_is_told_what_it_cannot_do() {
     let scene = scene_with_backup();
-    let writer = scene.ok(&["key", "writer"]).out;
-    let file = scene.write("writer", &writer);
+    let file = scene.text_path("writer");
+    scene.ok(&["key", "writer", &file]);
     let config = std::fs::read_to_string(scene.config()).unwrap();
     let config = config.replace("key_file = \"key\"\n", &format!("writer_file = \"{file}\"\n"));
     std::fs::write(scene.config(), config).unwrap();
