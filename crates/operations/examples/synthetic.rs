@@ -78,7 +78,8 @@ fn entry(path: String, size: u64, extents: Vec<Extent>) -> Entry {
 
 fn manifest(number: u64, list: &FileList, packs: Vec<PackRef>) -> Manifest {
     let start = 0x1000_0000 + number * SEGMENTS_A_DAY * SEGMENT;
-    let server = ServerRecord { wal_segment_size: SEGMENT as u32, version_num: 150_000, ..Default::default() };
+    let server =
+        ServerRecord { wal_segment_size: SEGMENT as u32, version_num: 150_000, ..Default::default() };
     let span = Span { start_lsn: start + 40, stop_lsn: start + 4000, timeline: 1, ..Default::default() };
     Manifest {
         id: format!("{}T020000Z-full", 20_260_000 + number),
@@ -144,7 +145,8 @@ async fn content(root: &Path, repository: &Repository, mib: u64) -> Made {
     let writer = repository.access().writer().clone();
     let mut list = FileListWriter::new(&writer, repository.local(), 1, &[]);
     let (mut codec, memory, mut refs) = (Codec::new(1), PackMemory::unbounded(), Vec::new());
-    let (mut pack, mut plain, mut digests) = (PackWriter::new(&writer, &memory), vec![0; MAX_CHUNK], Vec::new());
+    let (mut pack, mut plain, mut digests) =
+        (PackWriter::new(&writer, &memory), vec![0; MAX_CHUNK], Vec::new());
     for number in 0..mib {
         fill(&mut plain, number);
         digests.clear();
@@ -184,7 +186,8 @@ async fn content(root: &Path, repository: &Repository, mib: u64) -> Made {
 fn fill(plain: &mut [u8], number: u64) {
     for (at, page) in plain.chunks_mut(8192).enumerate() {
         page.fill(at as u8);
-        let mut noise = blake3::Hasher::new().update(&(number << 20 | at as u64).to_le_bytes()).finalize_xof();
+        let mut noise =
+            blake3::Hasher::new().update(&(number << 20 | at as u64).to_le_bytes()).finalize_xof();
         noise.fill(&mut page[..2700]);
     }
 }
@@ -222,7 +225,10 @@ fn hash_all(root: &Path) -> f64 {
     began.elapsed().as_secs_f64()
 }
 
-async fn verify_all(repository: &Repository, cluster: &ClusterName) -> Result<f64, Box<dyn std::error::Error>> {
+async fn verify_all(
+    repository: &Repository,
+    cluster: &ClusterName,
+) -> Result<f64, Box<dyn std::error::Error>> {
     let request = VerifyRequest {
         cluster: cluster.clone(),
         backups: Vec::new(),
