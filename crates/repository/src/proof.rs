@@ -78,7 +78,7 @@ impl Proofs {
 
     /// Every object that was found damaged and not found whole since, by name, with the time of the look.
     pub fn damaged(&self) -> impl Iterator<Item = (&str, i64, &Damage)> {
-        self.damaged.iter().filter_map(|(object, _)| {
+        self.damaged.keys().filter_map(|object| {
             let (at, damage) = self.standing(object)?;
             Some((object.as_str(), *at, damage))
         })
