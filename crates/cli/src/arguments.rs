@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{backup, config, demo, info, init, key, list, prune, restore, status, wal};
+use crate::commands::{
+    backup, check, config, demo, info, init, key, list, prune, restore, status, verify, wal,
+};
 use crate::settings::Flag;
 
 /// The whole command line.
@@ -42,6 +44,10 @@ pub enum Command {
     List(list::ListArguments),
     /// Say from when to when can be restored, and what is missing
     Status(status::StatusArguments),
+    /// Look whether everything is there that the backups need, in seconds
+    Check(check::CheckArguments),
+    /// Read what is stored and prove that it is whole
+    Verify(verify::VerifyArguments),
     /// Show everything about one backup
     Info(info::InfoArguments),
     /// Free the space of what no backup names any more

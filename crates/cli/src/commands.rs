@@ -1,6 +1,7 @@
 //! One module for each command: its arguments, and how it shows what an operation returned.
 
 pub mod backup;
+pub mod check;
 pub mod config;
 pub mod demo;
 pub mod info;
@@ -10,6 +11,7 @@ pub mod list;
 pub mod prune;
 pub mod restore;
 pub mod status;
+pub mod verify;
 pub mod wal;
 
 use crate::output::Output;

@@ -124,6 +124,8 @@ async fn dispatch(session: &Session, command: &Command) -> Outcome<u8> {
         Command::Wal(command) => commands::wal::run(session, command).await,
         Command::List(_) => commands::list::run(session).await,
         Command::Status(_) => commands::status::run(session).await,
+        Command::Check(arguments) => commands::check::run(session, arguments).await,
+        Command::Verify(arguments) => commands::verify::run(session, arguments).await,
         Command::Info(arguments) => commands::info::run(session, arguments).await,
         Command::Config(arguments) => commands::config::run(session, arguments).map(|()| 0),
         Command::Key(command) => commands::key::run(session, command).await.map(|()| 0),

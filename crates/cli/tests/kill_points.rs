@@ -43,6 +43,8 @@ const GET: [&str; 2] = ["wal-get.written", "wal-get.placed"];
 const GET_AHEAD: [&str; 2] = ["wal-get.ahead", "wal-get.taken"];
 const PREFETCH: [&str; 2] = ["wal-prefetch.written", "wal-prefetch.noted"];
 
+const VERIFY: [&str; 4] = ["verify.seen", "verify.recorded", "verify.merged", "verify.removed"];
+
 #[test]
 fn c01_every_point_of_the_source_has_its_scenario() {
     let mut named = BTreeSet::new();
@@ -56,7 +58,7 @@ fn c01_every_point_of_the_source_has_its_scenario() {
             named.extend(points.map(|rest| rest.split('"').next().unwrap().to_owned()));
         }
     }
-    let here: [&[&str]; 7] = [&BACKUP, &RESTORE, &PUSH, &DRAIN, &GET, &GET_AHEAD, &PREFETCH];
+    let here: [&[&str]; 8] = [&BACKUP, &RESTORE, &PUSH, &DRAIN, &GET, &GET_AHEAD, &PREFETCH, &VERIFY];
     let received = receiver::POINTS.map(|(point, _)| point);
     let rare = receiver::TIMELINE_POINTS.into_iter().chain([receiver::GAP_POINT]);
     let here: BTreeSet<String> =
@@ -164,6 +166,42 @@ fn c01_r07_r08_a_delta_that_was_killed_does_not_start_and_goes_on() {
         ledger::assert_prefix(&restored, 220, point);
         assert_eq!(number(&restored, "select count(*) from pg_class where relname = 'own'"), 0);
         restored.stop(StopMode::Fast).unwrap();
+    }
+}
+
+#[test]
+fn c01_a_verification_that_was_killed_anywhere_has_proved_what_it_wrote_down() {
+    let (scene, server) = scene_with_ledger(20);
+    scene.backup(&server, &[]);
+    flush_wal(&server);
+    let proofs = scene.path("repository/clusters/main/proofs");
+    let count = || std::fs::read_dir(&proofs).map_or(0, Iterator::count);
+    for point in VERIFY {
+        // Enough proofs for one to take their place.
+        while count() < 7 && point != "verify.seen" && point != "verify.recorded" {
+            scene.json(&["verify", "--budget", "1B"]);
+        }
+        let before = count();
+        scene.killed_at(point, &["verify"]);
+        match point {
+            "verify.seen" => assert_eq!(count(), before),
+            "verify.recorded" => assert_eq!(count(), before + 1),
+            "verify.merged" => assert!(count() > 8, "the old ones are still there"),
+            _ => assert_eq!(count(), 1, "{point}"),
+        }
+        let report = scene.json(&["verify", "--older-than", "1d"]);
+        let written = point != "verify.seen";
+        // The last batch and the WAL are written down one after the other.
+        assert!(!written || report["packs_proved"] == 0, "{point}: {report}");
+        assert_eq!(
+            (&report["findings"], &report["never_proved"]),
+            (&serde_json::json!([]), &serde_json::json!(0))
+        );
+        if point != "verify.removed" {
+            std::fs::read_dir(&proofs)
+                .unwrap()
+                .for_each(|entry| std::fs::remove_file(entry.unwrap().path()).unwrap());
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use repository::{ClusterName, Repository, RepositoryError};
 use storage::StorageError;
 
 mod beginning;
-mod content;
+pub(crate) mod content;
 mod drain;
 pub mod get;
 mod prefetch;

@@ -101,6 +101,15 @@ impl ArchiveState {
     /// Reads names and history files. Damage is a finding here; `Err` means that it could not be looked at.
     pub async fn read(repository: &Repository, cluster: &ClusterName) -> Result<Self, ReachableError> {
         let identity = repository.identity(cluster).await?;
+        Self::read_bound(repository, cluster, identity).await
+    }
+
+    /// The same, where what the stream is bound to is known, or known to be unreadable.
+    pub async fn read_bound(
+        repository: &Repository,
+        cluster: &ClusterName,
+        identity: Option<Identity>,
+    ) -> Result<Self, ReachableError> {
         let inventory = repository.wal_inventory(cluster).await?;
         let (histories, damaged_histories) = histories(repository, cluster, &inventory).await?;
         let gaps = repository.gaps(cluster).await?;

@@ -6,7 +6,7 @@
 mod delta;
 mod directory;
 mod error;
-mod fetch;
+pub(crate) mod fetch;
 mod finish;
 mod plan;
 mod tree;

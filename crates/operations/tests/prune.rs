@@ -136,7 +136,7 @@ async fn what_is_dead_goes_after_its_grace_and_what_is_named_is_moved_and_stays_
         memory
             .names()
             .iter()
-            .filter(|name| layout::parse_pack(name).is_some())
+            .filter(|name| layout::parse_pack(name.as_str()).is_some())
             .map(|name| memory.bytes(name).unwrap().len() as u64)
             .sum()
     };

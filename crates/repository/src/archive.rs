@@ -172,6 +172,8 @@ pub struct Inventory {
     pub others: Vec<FileName>,
     /// Parts of segments, with the size of their objects. A part may be left of a segment that is whole by now.
     pub parts: BTreeMap<Part, u64>,
+    /// Objects of no known name, or that stand in another place than their name says.
+    pub strays: Vec<ObjectName>,
 }
 
 impl Inventory {
@@ -316,17 +318,18 @@ impl Repository {
         let mut inventory = Inventory::default();
         for entry in self.storage().list(&layout::wal(cluster)).await? {
             let text = entry.name.as_str().rsplit('/').next().unwrap_or_default();
-            if let Ok(part) = text.parse::<Part>() {
-                if layout::wal_file(cluster, &part) == entry.name {
-                    inventory.parts.insert(part, entry.size);
-                }
+            if let Ok(part) = text.parse::<Part>()
+                && layout::wal_file(cluster, &part) == entry.name
+            {
+                inventory.parts.insert(part, entry.size);
                 continue;
             }
-            let Ok(file) = text.parse::<FileName>() else { continue };
             // A file that stands in another place than its name says was put there by somebody else.
-            if layout::wal_file(cluster, &file) != entry.name {
+            let file = text.parse::<FileName>().ok();
+            let Some(file) = file.filter(|file| layout::wal_file(cluster, file) == entry.name) else {
+                inventory.strays.push(entry.name);
                 continue;
-            }
+            };
             match file {
                 FileName::Segment(segment) => {
                     inventory.segments.entry(segment.timeline).or_default().insert(segment, entry.size);

@@ -3,6 +3,8 @@
 //! Each manifest carries the digest of the cluster's previous one, and this host remembers the newest that it saw; so a
 //! bucket that was rolled back or robbed of a backup is noticed.
 
+mod single;
+
 use bytes::Bytes;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -116,12 +118,7 @@ impl Repository {
     pub async fn backups(&self, cluster: &ClusterName) -> Result<Vec<Listed>, RepositoryError> {
         let mut listed = Vec::new();
         for id in self.backup_ids(cluster).await? {
-            let (manifest, digest) = match self.read_manifest(cluster, &id).await {
-                Ok((manifest, digest)) => (Ok(manifest), Some(digest)),
-                Err(error) if error.is_damage() => (Err(error), None),
-                Err(error) => return Err(error),
-            };
-            listed.push(Listed { id, manifest, digest });
+            listed.push(self.listed(cluster, id).await?);
         }
         Ok(listed)
     }
@@ -298,12 +295,10 @@ impl Repository {
             let content = self.local().get(Drawer::Manifests, &format!("{cluster}-{id}-{number}"));
             return content.map(|content| decode_manifest(name.as_str(), &content)).transpose();
         }
-        let object = match self.storage().read_all(name, MANIFEST_LIMIT).await {
-            Err(StorageError::NotFound { .. }) => return Ok(None),
-            other => other?,
-        };
-        let (_, content) = open_stream(self.access(), Kind::PartialManifest, name, &object)?;
-        decode_manifest(name.as_str(), &content).map(Some)
+        match self.open_partial(name).await {
+            Err(RepositoryError::Storage(StorageError::NotFound { .. })) => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     /// The entries of a backup in path order, page by page.

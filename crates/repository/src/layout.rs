@@ -98,15 +98,15 @@ pub fn pack(id: PackId) -> ObjectName {
     object(format!("{PACKS}{}/{id}", &id[..2]))
 }
 
-/// The prefixes that all packs are below, each with a 256th of them.
-pub fn pack_folders() -> impl Iterator<Item = String> {
-    (0..=u8::MAX).map(|first| format!("{PACKS}{first:02x}/"))
+/// The prefix of the packs whose ids begin with this byte.
+pub fn packs_of(first: u8) -> String {
+    format!("{PACKS}{first:02x}/")
 }
 
-/// The id of the pack that is this object; `None` for an object that stands elsewhere than its id says.
-pub fn parse_pack(name: &ObjectName) -> Option<PackId> {
-    let id = PackId::parse(name.as_str().rsplit('/').next()?)?;
-    (pack(id) == *name).then_some(id)
+/// Reads what [`pack`] writes.
+pub fn parse_pack(name: &str) -> Option<PackId> {
+    let id = PackId::parse(name.rsplit('/').next()?)?;
+    (pack(id).as_str() == name).then_some(id)
 }
 
 /// A key slot.

@@ -2,7 +2,8 @@
 //!
 //! Types in reading order: [`secrets`] (who may do what), [`seal`] (how an object is encrypted), [`chunk`] and [`pack`]
 //! (how content is stored), [`content`] and [`file_list`] (what a backup says of each file), [`pages`] (where a page of a file is), [`manifest`] and
-//! [`backups`] (what a backup is), [`archive`] (the WAL archive), [`repository`] (all of it, opened). Object names are
+//! [`backups`] (what a backup is), [`archive`] (the WAL archive), [`proof`]
+//! (what was verified), [`repository`] (all of it, opened). Object names are
 //! spelled in [`layout`] only; `docs/format.md` describes every byte.
 //!
 //! This room knows no running server and decides nothing about when a backup is taken, kept or deleted; that is the
@@ -26,6 +27,7 @@ pub mod named;
 mod note;
 pub mod pack;
 pub mod pages;
+pub mod proof;
 pub mod repository;
 pub mod seal;
 pub mod secrets;

@@ -4,6 +4,8 @@
 //! its [`Moved`] before he takes it for lost. It carries the old pack's table, too, because the next backup compares with
 //! the page digests in it.
 
+mod places;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,6 +19,8 @@ use crate::pack::{ChunkKind, PackTable};
 use crate::pages::pieces;
 use crate::repository::{Repository, RepositoryError};
 use crate::seal::{Kind, open_stream, seal_stream};
+
+pub use places::Places;
 
 /// A table of 1024 chunks with all their pages has 1 MiB, and each page may have a run of its own.
 const MOVED_LIMIT: u64 = 8 << 20;

@@ -210,6 +210,11 @@ impl Repository {
         }
     }
 
+    /// The same repository without this host's files: whoever proves something asks the storage for everything.
+    pub fn without_cache(&self) -> Self {
+        Self::assemble(self.storage.clone(), self.description.clone(), self.access.clone(), None)
+    }
+
     /// Where the objects are.
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage

@@ -4,6 +4,7 @@
 //! with counter nonces and a mark on the last one; repository, kind, name and frame number are authenticated, so no
 //! frame can stand in another place. `docs/format.md` §3 gives every byte.
 
+mod kind;
 mod stream;
 
 use aws_lc_rs::aead;
@@ -13,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::secrets::{Access, Kem, Keyring, Purpose, WriterCredential, array, random_bytes};
 
+pub use kind::Kind;
 pub use stream::{open_stream, seal_stream};
 
 type Kdf = hpke::kdf::HkdfSha256;
@@ -30,38 +32,6 @@ const MAX_PUBLIC_LEN: usize = 256;
 pub const MAX_HEADER_LEN: usize = FIXED_LEN + MAX_PUBLIC_LEN + MAC_LEN;
 /// Plaintext bytes of a frame of a stream at most.
 pub const MAX_FRAME: usize = 1 << 20;
-
-/// What a sealed object is; part of what is authenticated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Kind {
-    /// Chunks and their table.
-    Pack = 1,
-    /// One backup's manifest.
-    Manifest = 2,
-    /// A WAL segment or another file of the archive.
-    Wal = 3,
-    /// What a cluster's stream is bound to.
-    Identity = 4,
-    /// What an unfinished backup has stored so far.
-    PartialManifest = 5,
-    /// A note of WAL that could not be had.
-    Gap = 6,
-    /// A note that a backup was expired, and why.
-    Expired = 7,
-    /// A backup that no policy may expire.
-    Pin = 8,
-    /// An operation that may name old packs and has not published yet.
-    Claim = 9,
-    /// Who does what must be alone.
-    Lease = 10,
-    /// Packs that nobody named when prune looked.
-    Mark = 11,
-    /// Where the live pages of a pack went.
-    Moved = 12,
-    /// What a verification or trial restore proved.
-    Proof = 13,
-}
 
 /// Why a sealed object could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,11 +4,13 @@ use std::error::Error;
 
 use operations::backup::BackupError;
 use operations::catalogue::CatalogueError;
+use operations::check::CheckError;
 use operations::init::InitError;
 use operations::prune::PruneError;
 use operations::reachable::{PathError, ReachableError};
 use operations::receive::ReceiveError;
 use operations::restore::RestoreError;
+use operations::verify::VerifyError;
 use repository::RepositoryError;
 use repository::archive::ArchiveError;
 use repository::chunk::CodecError;
@@ -37,6 +39,11 @@ pub(super) fn class_of(error: AnyError<'_>) -> Option<Class> {
         .or_else(|| error.downcast_ref().and_then(catalogue_class))
         .or_else(|| error.downcast_ref().and_then(prune_class))
         .or_else(|| error.downcast_ref().and_then(lease_class))
+        .or_else(|| error.downcast_ref().and_then(verify_class))
+        .or_else(|| match error.downcast_ref()? {
+            CheckError::Repository(below) => repository_class(below),
+            CheckError::Reachable(below) => reachable_class(below),
+        })
         .or_else(|| server_room(error))
         .or_else(|| match error.downcast_ref()? {
             InitError::Exists => Some(Class::Conflict),
@@ -191,6 +198,15 @@ fn lease_class(error: &LeaseError) -> Option<Class> {
     match error {
         LeaseError::Held { .. } | LeaseError::Lost { .. } => Some(Class::TryAgain),
         LeaseError::Repository(below) => repository_class(below),
+    }
+}
+
+fn verify_class(error: &VerifyError) -> Option<Class> {
+    match error {
+        VerifyError::WriterOnly => Some(Class::WrongRequest),
+        VerifyError::Interrupted => Some(Class::TryAgain),
+        VerifyError::Repository(below) => repository_class(below),
+        VerifyError::Reachable(below) => reachable_class(below),
     }
 }
 

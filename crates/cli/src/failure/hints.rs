@@ -5,6 +5,7 @@ use operations::catalogue::CatalogueError;
 use operations::reachable::ReachableError;
 use operations::receive::ReceiveError;
 use operations::restore::{RestoreError, describe_moment};
+use operations::verify::VerifyError;
 use repository::RepositoryError;
 use repository::archive::ArchiveError;
 use repository::seal::SealError;
@@ -18,6 +19,9 @@ use super::classes::AnyError;
 pub(super) fn hint_of(error: AnyError<'_>) -> Option<String> {
     if let Some(hint) = error.downcast_ref().and_then(restore_hint) {
         return Some(hint);
+    }
+    if let Some(VerifyError::WriterOnly) = error.downcast_ref() {
+        return Some(WRITER_ONLY.to_owned());
     }
     if let Some(BackupError::NotReady { hint, .. }) = error.downcast_ref() {
         return Some(hint.clone());

@@ -180,9 +180,10 @@ impl<'l> Look<'l> {
     /// Looks at every pack, a 256th of them at a time.
     async fn packs(&mut self, repository: &Repository) -> Result<(), PruneError> {
         let mut there = HashSet::new();
-        for folder in layout::pack_folders() {
-            for entry in repository.storage().list(&folder).await.map_err(RepositoryError::from)? {
-                let Some(id) = layout::parse_pack(&entry.name) else { continue };
+        for first in 0..=u8::MAX {
+            let entries = repository.storage().list(&layout::packs_of(first)).await;
+            for entry in entries.map_err(RepositoryError::from)? {
+                let Some(id) = layout::parse_pack(entry.name.as_str()) else { continue };
                 self.plan.packs += 1;
                 self.plan.bytes += entry.size;
                 if self.moved.contains(&id) {

@@ -21,7 +21,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use runs::{Frame, Run, plan_runs, read_run};
+pub(crate) use runs::{Frame, read_run};
+use runs::{Run, plan_runs};
 
 use super::error::RestoreError;
 use super::tree::Tree;

@@ -15,7 +15,7 @@ use super::Piece;
 const GAP_BYTES: u64 = 512 << 10;
 
 /// A sealed chunk, or why it could not be read.
-pub(super) type Frame = Result<Vec<u8>, RepositoryError>;
+pub(crate) type Frame = Result<Vec<u8>, RepositoryError>;
 
 /// One range request, and the pieces that it serves.
 pub(super) struct Run {
@@ -44,7 +44,7 @@ pub(super) fn plan_runs(pack: &OpenPack, wanted: &[Piece]) -> Vec<Run> {
 }
 
 /// Reads all the chunks of a run with one request, as fast as they are taken. Ends early when nobody takes them any more.
-pub(super) async fn read_run(
+pub(crate) async fn read_run(
     storage: &dyn Storage,
     name: &ObjectName,
     ranges: Vec<Range<u64>>,
