@@ -64,7 +64,8 @@ pub struct Listing {
 /// Lists the backups of a cluster.
 pub async fn list(repository: &Repository, cluster: &ClusterName) -> Result<Listing, CatalogueError> {
     let listed = repository.backups(cluster).await?;
-    let chain = repository.check_chain(cluster, &listed).iter().map(ToString::to_string).collect();
+    let expired = repository.expired(cluster).await?;
+    let chain = repository.check_chain(cluster, &listed, &expired).iter().map(ToString::to_string).collect();
     let mut listing =
         Listing { cluster: cluster.to_string(), backups: Vec::new(), damaged: Vec::new(), chain };
     for backup in listed {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use storage::StorageError;
 
 use crate::content::Entry;
+use crate::expired::Expired;
 use crate::layout::{self, ClusterName};
 use crate::local::Drawer;
 use crate::manifest::Manifest;
@@ -24,7 +25,8 @@ pub struct Listed {
     pub id: String,
     /// The root, or the damage.
     pub manifest: Result<Manifest, RepositoryError>,
-    digest: Option<[u8; 32]>,
+    /// Content digest of the manifest's object, if it can be read.
+    pub digest: Option<[u8; 32]>,
 }
 
 /// What the chain of manifests and this host's memory say about a cluster's backups.
@@ -127,8 +129,14 @@ impl Repository {
     }
 
     /// Compares the chain of manifests with what is there and with what this host saw last, which is then brought up
-    /// to date.
-    pub fn check_chain(&self, cluster: &ClusterName, listed: &[Listed]) -> Vec<ChainFinding> {
+    /// to date. What was expired is missed by nobody; `expired` must have been read after `listed`, because a note is
+    /// written before its manifest goes.
+    pub fn check_chain(
+        &self,
+        cluster: &ClusterName,
+        listed: &[Listed],
+        expired: &Expired,
+    ) -> Vec<ChainFinding> {
         let mut findings = Vec::new();
         for backup in listed {
             let Ok(manifest) = &backup.manifest else { continue };
@@ -137,6 +145,7 @@ impl Repository {
                 continue;
             }
             match listed.iter().find(|other| other.id == id) {
+                None if expired.backups.contains(&id) => {}
                 None => findings.push(ChainFinding::Missing { id, named_by }),
                 Some(other)
                     if other.digest.is_some_and(|digest| digest[..] != manifest.previous_digest[..]) =>
@@ -146,8 +155,13 @@ impl Repository {
                 Some(_) => {}
             }
         }
+        // A host that did not look for long may have seen last what was expired since, with its note. Of what was stolen
+        // the oldest that is left would name a predecessor that nobody expired.
+        let oldest = listed.iter().find_map(|backup| Some(backup.manifest.as_ref().ok()?.sequence));
         if let Some(seen) = self.newest_seen(cluster)
             && !listed.iter().any(|backup| backup.id == seen.id)
+            && !expired.backups.contains(&seen.id)
+            && oldest.is_none_or(|oldest| seen.sequence >= oldest)
         {
             findings.push(ChainFinding::RolledBack { newest_seen: seen.id });
         } else if let Some(manifest) = listed.iter().rev().find_map(|backup| backup.manifest.as_ref().ok()) {
@@ -159,8 +173,11 @@ impl Repository {
     /// The finding that the storage lacks the newest backup which this host saw.
     pub async fn rolled_back(&self, cluster: &ClusterName) -> Result<Option<ChainFinding>, RepositoryError> {
         let Some(seen) = self.newest_seen(cluster) else { return Ok(None) };
-        let there = self.backup_ids(cluster).await?.contains(&seen.id);
-        Ok((!there).then_some(ChainFinding::RolledBack { newest_seen: seen.id }))
+        let ids = self.backup_ids(cluster).await?;
+        let there = ids.contains(&seen.id) || self.expired(cluster).await?.backups.contains(&seen.id);
+        // Older than all that are left: expired together with its note.
+        let outlived = ids.first().is_some_and(|oldest| *oldest > seen.id);
+        Ok((!there && !outlived).then_some(ChainFinding::RolledBack { newest_seen: seen.id }))
     }
 
     fn newest_seen(&self, cluster: &ClusterName) -> Option<Newest> {
