@@ -1,7 +1,8 @@
 //! Operations: one module for each thing that a user wishes for, each a recipe over a server and a repository.
 //!
 //! [`probe`] says in which ways a server can be captured, [`backup`] captures a cluster, [`archive`] carries WAL into the repository and back, [`restore`] brings a past moment
-//! back, [`init`] makes a repository, [`catalogue`] answers what is there, [`reachable`] what can be restored.
+//! back, [`init`] makes a repository, [`catalogue`] answers what is there, [`reachable`] what can be restored, [`retention`]
+//! decides what is kept.
 //! Nothing here prints, reads the environment or knows the command line: progress goes to a [`monitor::Monitor`].
 
 pub mod archive;
@@ -15,3 +16,4 @@ pub mod probe;
 pub mod reachable;
 pub mod receive;
 pub mod restore;
+pub mod retention;
