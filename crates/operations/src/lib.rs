@@ -8,6 +8,7 @@
 pub mod archive;
 pub mod backup;
 pub mod catalogue;
+pub mod expire;
 pub mod failpoint;
 pub mod init;
 pub mod monitor;
