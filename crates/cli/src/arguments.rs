@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{backup, config, demo, info, init, key, list, restore, status, wal};
+use crate::commands::{backup, config, demo, expire, info, init, key, list, pin, restore, status, wal};
 use crate::settings::Flag;
 
 /// The whole command line.
@@ -44,6 +44,10 @@ pub enum Command {
     Status(status::StatusArguments),
     /// Show everything about one backup
     Info(info::InfoArguments),
+    /// Remove the backups and the WAL that the policy keeps no longer
+    Expire(expire::ExpireArguments),
+    /// Keep a backup whatever the policy says
+    Pin(pin::PinArguments),
     /// Show the settings that apply and where each comes from
     Config(config::ConfigArguments),
     /// Manage the keys that open the repository

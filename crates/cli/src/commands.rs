@@ -3,10 +3,12 @@
 pub mod backup;
 pub mod config;
 pub mod demo;
+pub mod expire;
 pub mod info;
 pub mod init;
 pub mod key;
 pub mod list;
+pub mod pin;
 pub mod restore;
 pub mod status;
 pub mod wal;
@@ -22,4 +24,9 @@ pub struct Session {
     pub output: Output,
     /// Whether to tell no progress.
     pub quiet: bool,
+}
+
+/// This process, for people: who holds a lease, who made a pin.
+fn holder() -> String {
+    format!("{}, process {}", init::host_name(), std::process::id())
 }

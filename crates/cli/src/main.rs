@@ -121,6 +121,8 @@ async fn dispatch(session: &Session, command: &Command) -> Outcome<u8> {
         Command::List(_) => commands::list::run(session).await,
         Command::Status(_) => commands::status::run(session).await,
         Command::Info(arguments) => commands::info::run(session, arguments).await,
+        Command::Expire(arguments) => commands::expire::run(session, arguments).await,
+        Command::Pin(arguments) => commands::pin::run(session, arguments).await,
         Command::Config(arguments) => commands::config::run(session, arguments).map(|()| 0),
         Command::Key(command) => commands::key::run(session, command).await.map(|()| 0),
         Command::Demo(_) | Command::Version => Ok(0),

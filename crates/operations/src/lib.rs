@@ -2,7 +2,7 @@
 //!
 //! [`probe`] says in which ways a server can be captured, [`backup`] captures a cluster, [`archive`] carries WAL into the repository and back, [`restore`] brings a past moment
 //! back, [`init`] makes a repository, [`catalogue`] answers what is there, [`reachable`] what can be restored, [`retention`]
-//! decides what is kept.
+//! decides what is kept, [`expire`] removes the rest, [`pin`] keeps a backup whatever the policy says.
 //! Nothing here prints, reads the environment or knows the command line: progress goes to a [`monitor::Monitor`].
 
 pub mod archive;
@@ -13,6 +13,7 @@ pub mod failpoint;
 pub mod init;
 pub mod monitor;
 pub mod owner;
+pub mod pin;
 pub mod probe;
 pub mod reachable;
 pub mod receive;

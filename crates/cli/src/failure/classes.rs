@@ -4,6 +4,7 @@ use std::error::Error;
 
 use operations::backup::BackupError;
 use operations::catalogue::CatalogueError;
+use operations::expire::ExpireError;
 use operations::init::InitError;
 use operations::reachable::{PathError, ReachableError};
 use operations::receive::ReceiveError;
@@ -13,6 +14,7 @@ use repository::archive::ArchiveError;
 use repository::chunk::CodecError;
 use repository::description::DescriptionError;
 use repository::keys::KeyError;
+use repository::lease::LeaseError;
 use repository::seal::SealError;
 use server::backup::BackupError as SessionError;
 use server::connection::ServerError;
@@ -33,6 +35,7 @@ pub(super) fn class_of(error: AnyError<'_>) -> Option<Class> {
         .or_else(|| error.downcast_ref().and_then(restore_class))
         .or_else(|| error.downcast_ref().and_then(receive_class))
         .or_else(|| error.downcast_ref().and_then(catalogue_class))
+        .or_else(|| error.downcast_ref().and_then(expire_class))
         .or_else(|| server_room(error))
         .or_else(|| match error.downcast_ref()? {
             InitError::Exists => Some(Class::Conflict),
@@ -170,6 +173,19 @@ fn catalogue_class(error: &CatalogueError) -> Option<Class> {
         CatalogueError::Ambiguous { .. } => Some(Class::WrongRequest),
         CatalogueError::Repository(below) => repository_class(below),
         CatalogueError::Reachable(below) => reachable_class(below),
+    }
+}
+
+fn expire_class(error: &ExpireError) -> Option<Class> {
+    match error {
+        ExpireError::Repository(below) | ExpireError::Lease(LeaseError::Repository(below)) => {
+            repository_class(below)
+        }
+        ExpireError::Reachable(below) => reachable_class(below),
+        ExpireError::Lease(LeaseError::Held { .. } | LeaseError::Lost { .. }) => Some(Class::TryAgain),
+        ExpireError::Listing { .. } => Some(Class::TryAgain),
+        ExpireError::RolledBack { .. } => Some(Class::Damaged),
+        ExpireError::Changed { .. } => Some(Class::Conflict),
     }
 }
 
