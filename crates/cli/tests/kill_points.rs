@@ -43,6 +43,9 @@ const GET: [&str; 2] = ["wal-get.written", "wal-get.placed"];
 const GET_AHEAD: [&str; 2] = ["wal-get.ahead", "wal-get.taken"];
 const PREFETCH: [&str; 2] = ["wal-prefetch.written", "wal-prefetch.noted"];
 
+const EXPIRE: [&str; 5] =
+    ["expire.leased", "expire.noted", "expire.manifest-deleted", "expire.wal-noted", "expire.wal-deleted"];
+
 #[test]
 fn c01_every_point_of_the_source_has_its_scenario() {
     let mut named = BTreeSet::new();
@@ -56,7 +59,7 @@ fn c01_every_point_of_the_source_has_its_scenario() {
             named.extend(points.map(|rest| rest.split('"').next().unwrap().to_owned()));
         }
     }
-    let here: [&[&str]; 7] = [&BACKUP, &RESTORE, &PUSH, &DRAIN, &GET, &GET_AHEAD, &PREFETCH];
+    let here: [&[&str]; 8] = [&BACKUP, &RESTORE, &PUSH, &DRAIN, &GET, &GET_AHEAD, &PREFETCH, &EXPIRE];
     let received = receiver::POINTS.map(|(point, _)| point);
     let rare = receiver::TIMELINE_POINTS.into_iter().chain([receiver::GAP_POINT]);
     let here: BTreeSet<String> =
@@ -165,6 +168,32 @@ fn c01_r07_r08_a_delta_that_was_killed_does_not_start_and_goes_on() {
         assert_eq!(number(&restored, "select count(*) from pg_class where relname = 'own'"), 0);
         restored.stop(StopMode::Fast).unwrap();
     }
+}
+
+#[test]
+fn c01_an_expire_that_was_killed_anywhere_is_finished_by_the_next() {
+    let (scene, server) = scene_with_ledger(10);
+    let expire = ["expire", "--set", "retention.keep=1", "--set", "retention.keep_at_least=1"];
+    scene.backup(&server, &[]);
+    for (point, rows) in EXPIRE.into_iter().zip(11..) {
+        ledger::add(&server, rows, rows);
+        flush_wal(&server);
+        scene.backup(&server, &[]);
+        scene.killed_at(point, &expire);
+        // What is left is whole, and nothing in it looks stolen.
+        scene.ok(&["list"]);
+        scene.ok(&["status"]);
+        scene.end_leases();
+        scene.ok(&expire);
+        assert_eq!(backups(&scene), 1, "{point}");
+        scene.ok(&["status"]);
+        let into = scene.restore("restored", &[]);
+        judges::verify_backup(&scene, &into);
+        std::fs::remove_dir_all(into).unwrap();
+    }
+    flush_wal(&server);
+    let restored = scene.start_restored(&scene.restore("restored", &[]));
+    ledger::assert_prefix(&restored, 10 + EXPIRE.len() as i64, "after all kills");
 }
 
 fn assert_does_not_start(scene: &Scene, path: &Path, point: &str) {
