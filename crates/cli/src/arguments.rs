@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, check, config, demo, info, init, key, list, prune, restore, status, verify, wal,
+    backup, check, config, demo, expire, info, init, key, list, pin, prune, restore, status, verify, wal,
 };
 use crate::settings::Flag;
 
@@ -50,8 +50,12 @@ pub enum Command {
     Verify(verify::VerifyArguments),
     /// Show everything about one backup
     Info(info::InfoArguments),
+    /// Remove the backups and the WAL that the policy keeps no longer
+    Expire(expire::ExpireArguments),
     /// Free the space of what no backup names any more
     Prune(prune::PruneArguments),
+    /// Keep a backup whatever the policy says
+    Pin(pin::PinArguments),
     /// Show the settings that apply and where each comes from
     Config(config::ConfigArguments),
     /// Manage the keys that open the repository

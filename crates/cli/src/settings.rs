@@ -3,6 +3,8 @@
 pub mod keys;
 mod layers;
 mod masked;
+mod retention;
+mod state_dir;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -21,6 +23,8 @@ use storage::{Addressing, AzureSettings, GcsSettings, Location, S3Settings};
 pub use keys::{Form, KEYS, Shown, duration, size};
 pub use layers::{Flag, Origin, SettingsError, Values};
 pub use masked::masked;
+
+use state_dir::usual_state_dir;
 
 use crate::arguments::Shared;
 use crate::failure::{Class, Failure, Outcome};
@@ -258,7 +262,7 @@ impl Settings {
 }
 
 /// Settings that a command called by PostgreSQL does not need.
-const ONLY_HERE: [&str; 11] = [
+const ONLY_HERE: [&str; 17] = [
     "log",
     "log_format",
     "workers",
@@ -270,6 +274,12 @@ const ONLY_HERE: [&str; 11] = [
     "slot",
     "max_lag",
     "slot_limit",
+    "retention.keep",
+    "retention.keep_daily",
+    "retention.keep_weekly",
+    "retention.keep_monthly",
+    "retention.keep_yearly",
+    "retention.keep_at_least",
 ];
 
 fn variable(name: &'static str) -> Result<Option<String>, SettingsError> {
@@ -331,25 +341,4 @@ fn wrong_setting(error: SettingsError) -> Failure {
         _ => "`pgkeep config --all` lists every setting",
     };
     Failure::wrong("read the settings").because(error.to_string()).hint(hint)
-}
-
-/// By the rules of the XDG base directories; a service without a home gets the one that its account has.
-fn usual_state_dir() -> Option<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || set("HOME").or_else(home_of_account).filter(|home| home.is_absolute() && home.is_dir());
-    set("XDG_STATE_HOME")
-        .filter(|path| path.is_absolute())
-        .map(|path| path.join("pgkeep"))
-        .or_else(|| home().map(|home| home.join(".local/state/pgkeep")))
-        .or_else(|| Some(PathBuf::from("/var/lib/pgkeep")))
-}
-
-fn home_of_account() -> Option<PathBuf> {
-    let uid = rustix::process::geteuid().as_raw().to_string();
-    let passwd = fs::read_to_string("/etc/passwd").ok()?;
-    let account = passwd
-        .lines()
-        .map(|line| line.split(':').collect::<Vec<_>>())
-        .find(|fields| fields.get(2) == Some(&&*uid));
-    account?.get(5).map(PathBuf::from)
 }

@@ -44,6 +44,11 @@ const GET_AHEAD: [&str; 2] = ["wal-get.ahead", "wal-get.taken"];
 const PREFETCH: [&str; 2] = ["wal-prefetch.written", "wal-prefetch.noted"];
 
 const VERIFY: [&str; 4] = ["verify.seen", "verify.recorded", "verify.merged", "verify.removed"];
+const EXPIRE: [&str; 5] =
+    ["expire.leased", "expire.noted", "expire.manifest-deleted", "expire.wal-noted", "expire.wal-deleted"];
+
+/// In the order in which one run reaches them.
+const PRUNE: [&str; 5] = ["prune.packed", "prune.moved", "prune.marked", "prune.deleted", "prune.swept"];
 
 #[test]
 fn c01_every_point_of_the_source_has_its_scenario() {
@@ -58,7 +63,8 @@ fn c01_every_point_of_the_source_has_its_scenario() {
             named.extend(points.map(|rest| rest.split('"').next().unwrap().to_owned()));
         }
     }
-    let here: [&[&str]; 8] = [&BACKUP, &RESTORE, &PUSH, &DRAIN, &GET, &GET_AHEAD, &PREFETCH, &VERIFY];
+    let here: [&[&str]; 10] =
+        [&BACKUP, &RESTORE, &PUSH, &DRAIN, &GET, &GET_AHEAD, &PREFETCH, &VERIFY, &EXPIRE, &PRUNE];
     let received = receiver::POINTS.map(|(point, _)| point);
     let rare = receiver::TIMELINE_POINTS.into_iter().chain([receiver::GAP_POINT]);
     let here: BTreeSet<String> =
@@ -205,6 +211,32 @@ fn c01_a_verification_that_was_killed_anywhere_has_proved_what_it_wrote_down() {
     }
 }
 
+#[test]
+fn c01_an_expire_that_was_killed_anywhere_is_finished_by_the_next() {
+    let (scene, server) = scene_with_ledger(10);
+    let expire = ["expire", "--set", "retention.keep=1", "--set", "retention.keep_at_least=1"];
+    scene.backup(&server, &[]);
+    for (point, rows) in EXPIRE.into_iter().zip(11..) {
+        ledger::add(&server, rows, rows);
+        flush_wal(&server);
+        scene.backup(&server, &[]);
+        scene.killed_at(point, &expire);
+        // What is left is whole, and nothing in it looks stolen.
+        scene.ok(&["list"]);
+        scene.ok(&["status"]);
+        scene.end_leases();
+        scene.ok(&expire);
+        assert_eq!(backups(&scene), 1, "{point}");
+        scene.ok(&["status"]);
+        let into = scene.restore("restored", &[]);
+        judges::verify_backup(&scene, &into);
+        std::fs::remove_dir_all(into).unwrap();
+    }
+    flush_wal(&server);
+    let restored = scene.start_restored(&scene.restore("restored", &[]));
+    ledger::assert_prefix(&restored, 10 + EXPIRE.len() as i64, "after all kills");
+}
+
 fn assert_does_not_start(scene: &Scene, path: &Path, point: &str) {
     if path.exists() {
         let started = Throwaway::builder(&scene.binaries).start_existing(path);
@@ -340,4 +372,39 @@ fn lies_ready(folder: &Path, name: &str) -> bool {
 /// Empties the spool, so that what lies ready there is of the next scenario.
 fn forget(spool: &Path) {
     drop(std::fs::remove_dir_all(spool));
+}
+
+#[test]
+fn c01_a_prune_that_was_killed_anywhere_is_finished_by_the_next() {
+    let (scene, server) = scene_with_ledger(10);
+    sql(&server, "create table t (id int, x text) with (autovacuum_enabled = off)");
+    let fill = "insert into t select g, string_agg(md5(random()::text), '') from generate_series(1, 4000) g, \
+                generate_series(1, 30) group by g";
+    let prune = ["prune", "--grace", "0s"];
+    for (point, rows) in PRUNE.into_iter().zip(11..) {
+        // Of the first backup little is named by the second, and nothing of what only the first had.
+        sql(&server, &format!("truncate t; {fill}"));
+        scene.backup(&server, &["--full"]);
+        ledger::add(&server, rows, rows);
+        sql(&server, "update t set x = reverse(x) where id % 100 >= 4");
+        scene.backup(&server, &[]);
+        flush_wal(&server);
+        let expire = ["expire", "--set", "retention.keep=1", "--set", "retention.keep_at_least=1"];
+        scene.ok(&expire);
+        if point == "prune.deleted" || point == "prune.swept" {
+            scene.ok(&prune);
+        }
+        scene.killed_at(point, &prune);
+        scene.end_leases();
+        for _ in 0..3 {
+            scene.ok(&prune);
+        }
+        scene.ok(&["check"]);
+        scene.ok(&["verify"]);
+        let into = scene.restore("restored", &[]);
+        judges::verify_backup(&scene, &into);
+        std::fs::remove_dir_all(into).unwrap();
+    }
+    let restored = scene.start_restored(&scene.restore("restored", &[]));
+    ledger::assert_prefix(&restored, 10 + PRUNE.len() as i64, "after all kills");
 }

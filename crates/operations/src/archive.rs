@@ -42,8 +42,8 @@ pub struct Context {
     pub spool: Option<PathBuf>,
     /// Limits.
     pub limits: Limits,
-    /// Whether the beginning of a segment is brought though later WAL is stored: for a recovery whose target lies before the
-    /// gap. PostgreSQL refuses to open when it does not reach its target, but one without a target would.
+    /// Whether the beginning of a segment is brought though later WAL is stored, and WAL ends at the gap: for a recovery whose
+    /// target lies before it. PostgreSQL refuses to open when it does not reach its target, but one without a target would.
     pub up_to_gap: bool,
     /// The clock by which files are stamped.
     pub now: fn() -> Timestamp,

@@ -15,6 +15,8 @@ use repository::manifest::Manifest;
 use repository::{ClusterName, Repository, RepositoryError, layout};
 use serde::Serialize;
 
+use crate::pin::{self, PinContent};
+
 /// Why the catalogue has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogueError {
@@ -59,14 +61,18 @@ pub struct Listing {
     pub damaged: Vec<DamagedBackup>,
     /// What the chain of manifests and this host's memory say about backups that are gone.
     pub chain: Vec<String>,
+    /// What keeps backups from being expired.
+    pub pins: Vec<PinContent>,
 }
 
 /// Lists the backups of a cluster.
 pub async fn list(repository: &Repository, cluster: &ClusterName) -> Result<Listing, CatalogueError> {
     let listed = repository.backups(cluster).await?;
-    let chain = repository.check_chain(cluster, &listed).iter().map(ToString::to_string).collect();
+    let expired = repository.expired(cluster).await?;
+    let chain = repository.check_chain(cluster, &listed, &expired).iter().map(ToString::to_string).collect();
+    let pins = pin::shown(repository, cluster).await?;
     let mut listing =
-        Listing { cluster: cluster.to_string(), backups: Vec::new(), damaged: Vec::new(), chain };
+        Listing { cluster: cluster.to_string(), backups: Vec::new(), damaged: Vec::new(), chain, pins };
     for backup in listed {
         match backup.manifest {
             Ok(manifest) => listing.backups.push(BackupSummary::of(&manifest)),

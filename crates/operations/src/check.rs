@@ -73,12 +73,14 @@ pub async fn check(repository: &Arc<Repository>, cluster: &ClusterName) -> Resul
         return Ok(report);
     }
     let (uses, listed) = manifests::read(&stored, cluster, &mut report).await?;
-    for finding in repository.check_chain(cluster, &listed) {
+    // Afterwards: a note is written before its manifest goes.
+    let expired = repository.expired(cluster).await?;
+    for finding in repository.check_chain(cluster, &listed, &expired) {
         report.findings.push(manifests::chain(&finding));
     }
     packs::check(&stored, uses, &listed, &mut report).await?;
     let state = wal::state(&stored, cluster, &mut report.findings).await?;
-    wal::check(&state, cluster, &listed, &mut report);
+    wal::check(&state, cluster, &listed, &expired, &mut report);
     rest::small_objects(&stored, cluster, &mut report).await?;
     rest::strays(&stored, cluster, &state, &mut report).await?;
     report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

@@ -1,7 +1,8 @@
 //! Operations: one module for each thing that a user wishes for, each a recipe over a server and a repository.
 //!
 //! [`probe`] says in which ways a server can be captured, [`backup`] captures a cluster, [`archive`] carries WAL into the repository and back, [`restore`] brings a past moment
-//! back, [`prune`] reclaims space, [`init`] makes a repository, [`catalogue`] answers what is there, [`reachable`] what can be restored;
+//! back, [`init`] makes a repository, [`catalogue`] answers what is there, [`reachable`] what can be restored; [`retention`]
+//! decides what is kept, [`expire`] removes the rest, [`pin`] keeps a backup whatever the policy says, [`prune`] reclaims space;
 //! [`check`] looks whether all of it is there, [`verify`] whether it is whole.
 //! Nothing here prints, reads the environment or knows the command line: progress goes to a [`monitor::Monitor`].
 
@@ -9,14 +10,17 @@ pub mod archive;
 pub mod backup;
 pub mod catalogue;
 pub mod check;
+pub mod expire;
 pub mod failpoint;
 pub mod findings;
 pub mod init;
 pub mod monitor;
 pub mod owner;
+pub mod pin;
 pub mod probe;
 pub mod prune;
 pub mod reachable;
 pub mod receive;
 pub mod restore;
+pub mod retention;
 pub mod verify;

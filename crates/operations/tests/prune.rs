@@ -8,16 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use operations::check::check;
 use operations::monitor::Silent;
 use operations::prune::{Plan, PruneError, PruneReport, PruneRequest, execute, plan};
+use operations::verify::{VerifyRequest, verify};
 use repository::content::{EntryKind, Extent, LEAF_SPAN};
+use repository::expired::ExpiredNote;
 use repository::manifest::Manifest;
 use repository::moved::Moved;
 use repository::pack::OpenPack;
 use repository::pages::pieces;
 use repository::{PackId, Repository, layout};
 use scene::Scene;
-use storage::{Call, Calls, Fault, Faulty, Memory, Rule, Storage as _};
+use storage::{Call, Calls, Fault, Faulty, Memory, Rule};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -51,8 +54,29 @@ async fn three_backups(scene: &Scene) -> Vec<Manifest> {
     vec![first, second, third]
 }
 
-async fn expire(scene: &Scene, memory: &Memory, manifest: &Manifest) {
-    memory.delete(&layout::manifest(&scene.cluster, &manifest.id)).await.unwrap();
+async fn expire(scene: &Scene, manifest: &Manifest) {
+    let repository = scene.readable(scene.memory.clone());
+    repository.note_expired(&scene.cluster, &manifest.id, &ExpiredNote::default()).await.unwrap();
+    repository.delete_manifest(&scene.cluster, &manifest.id).await.unwrap();
+}
+
+/// Neither check nor verify finds anything.
+async fn assert_whole(scene: &Scene, memory: &Arc<Memory>) {
+    let repository = scene.readable(memory.clone());
+    let checked = check(&repository, &scene.cluster).await.unwrap();
+    assert!(checked.findings.is_empty() && checked.not_looked_at.is_empty(), "{checked:?}");
+    let request = VerifyRequest {
+        cluster: scene.cluster.clone(),
+        backups: Vec::new(),
+        budget: None,
+        older_than: None,
+        workers: 2,
+        host: "test".into(),
+        stop: Arc::default(),
+    };
+    let verified = verify(&repository, &request, Arc::new(Silent)).await.unwrap();
+    assert!(verified.report.findings.is_empty() && verified.stopped.is_none(), "{verified:?}");
+    assert_eq!((verified.report.never_proved, verified.report.packs_proved), (0, verified.report.packs));
 }
 
 /// Every file of a backup, by the digest of its bytes, read as a restore reads it.
@@ -144,7 +168,7 @@ async fn what_is_dead_goes_after_its_grace_and_what_is_named_is_moved_and_stays_
     let nothing = plan(&host, &request()).await.unwrap();
     assert!(nothing.mark_dead.is_empty() && nothing.delete_dead.is_empty(), "everything is named");
 
-    expire(&scene, &scene.memory, &backups[0]).await;
+    expire(&scene, &backups[0]).await;
     let now = Timestamp::now() + Duration::from_secs(2 * 3600);
     scene.memory.set_clock(now);
     let first = prune(&host).await;
@@ -162,6 +186,7 @@ async fn what_is_dead_goes_after_its_grace_and_what_is_named_is_moved_and_stays_
             assert!(contents(&host, manifest).await == *kept, "{}", manifest.id);
         }
     }
+    assert_whole(&scene, &scene.memory).await;
     let restored = scene.restore_latest().await;
     assert_eq!(scene::number(&restored, "select count(*) from kept"), 16000);
     scene::run(restored.command("pg_amcheck").args(["--all", "--install-missing", "--heapallindexed"]));
@@ -173,7 +198,7 @@ async fn what_is_dead_goes_after_its_grace_and_what_is_named_is_moved_and_stays_
     assert!(fourth.totals().bytes_new < fourth.totals().bytes / 3, "{:?}", fourth.totals());
     contents(&host, &fourth).await;
     for manifest in &backups[1..] {
-        expire(&scene, &scene.memory, manifest).await;
+        expire(&scene, manifest).await;
     }
     let fourth_files = contents(&host, &fourth).await;
     prune_to_the_end(&host, &scene.memory, now + 90 * DAY).await;
@@ -184,7 +209,7 @@ async fn what_is_dead_goes_after_its_grace_and_what_is_named_is_moved_and_stays_
 async fn killed_at_any_write_and_run_again_it_ends_the_same() {
     let scene = Scene::new().await;
     let backups = three_backups(&scene).await;
-    expire(&scene, &scene.memory, &backups[0]).await;
+    expire(&scene, &backups[0]).await;
     let kept = contents(&scene.repository, &backups[2]).await;
     let now = Timestamp::now() + Duration::from_secs(2 * 3600);
     let mut killed = 0;
@@ -227,8 +252,8 @@ async fn nothing_goes_that_a_backup_at_work_may_name() {
     scene.memory.set_clock(now);
     // It has read its parent, which goes only then.
     host.claim(&scene.cluster, "20991122T020000Z-incremental", "somebody").await.unwrap();
-    expire(&scene, &scene.memory, &backups[0]).await;
-    expire(&scene, &scene.memory, &backups[1]).await;
+    expire(&scene, &backups[0]).await;
+    expire(&scene, &backups[1]).await;
     let marked = prune(&host).await;
     assert!(marked.marked_packs > 0);
     for days in [3, 6] {
@@ -288,7 +313,7 @@ async fn a_damaged_manifest_stops_it_and_two_at_once_are_told_apart() {
     assert!(matches!(stopped, PruneError::Unreadable { .. }), "{stopped}");
     scene.memory.damage(&name, Some(whole));
 
-    expire(&scene, &scene.memory, &backups[0]).await;
+    expire(&scene, &backups[0]).await;
     let now = Timestamp::now() + Duration::from_secs(2 * 3600);
     scene.memory.set_clock(now);
     let other = scene.readable(scene.memory.clone());

@@ -40,7 +40,7 @@ async fn x06_a_backup_that_is_gone_is_reported_by_the_chain_or_by_this_hosts_mem
         let access = Access::Full(scene.keyring.clone());
         let repository = scene.opened(Arc::new(memory), access, with_memory.then_some(&*local));
         let listed = repository.backups(&scene.cluster).await.unwrap();
-        repository.check_chain(&scene.cluster, &listed)
+        repository.check_chain(&scene.cluster, &listed, &repository.expired(&scene.cluster).await.unwrap())
     };
     let without = |at: usize| {
         let memory = scene.memory.snapshot();

@@ -7,7 +7,6 @@ mod single;
 
 use bytes::Bytes;
 use prost::Message as _;
-use serde::{Deserialize, Serialize};
 use storage::StorageError;
 
 use crate::content::Entry;
@@ -16,6 +15,10 @@ use crate::local::Drawer;
 use crate::manifest::Manifest;
 use crate::repository::{Repository, RepositoryError};
 use crate::seal::{Kind, open_stream, seal_stream};
+
+mod chain;
+
+pub use chain::ChainFinding;
 
 /// A manifest of 10 TB in 16 MiB packs has about 25 MiB; anything past this is hostile.
 pub(crate) const MANIFEST_LIMIT: u64 = 64 << 20;
@@ -26,56 +29,8 @@ pub struct Listed {
     pub id: String,
     /// The root, or the damage.
     pub manifest: Result<Manifest, RepositoryError>,
-    digest: Option<[u8; 32]>,
-}
-
-/// What the chain of manifests and this host's memory say about a cluster's backups.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ChainFinding {
-    /// A backup that a later one names as its predecessor is not there.
-    Missing {
-        /// The backup that is gone.
-        id: String,
-        /// The backup that names it.
-        named_by: String,
-    },
-    /// The predecessor is not the one that was there when the later backup was made.
-    Replaced {
-        /// The backup that was exchanged.
-        id: String,
-        /// The backup that names it.
-        named_by: String,
-    },
-    /// This host saw a newer backup than any that is there now.
-    RolledBack {
-        /// The newest that this host saw.
-        newest_seen: String,
-    },
-}
-
-impl std::fmt::Display for ChainFinding {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Missing { id, named_by } => {
-                write!(out, "backup {id}, which {named_by} follows, is missing")
-            }
-            Self::Replaced { id, named_by } => {
-                write!(out, "backup {id} is not the one that {named_by} follows")
-            }
-            Self::RolledBack { newest_seen } => {
-                write!(
-                    out,
-                    "backup {newest_seen}, which this host saw, is missing: the storage was rolled back"
-                )
-            }
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Newest {
-    id: String,
-    sequence: u64,
+    /// Content digest of the manifest's object, if it can be read.
+    pub digest: Option<[u8; 32]>,
 }
 
 /// The cluster's newest manifest, for the next one to follow.
@@ -121,56 +76,6 @@ impl Repository {
             listed.push(self.listed(cluster, id).await?);
         }
         Ok(listed)
-    }
-
-    /// Compares the chain of manifests with what is there and with what this host saw last, which is then brought up
-    /// to date.
-    pub fn check_chain(&self, cluster: &ClusterName, listed: &[Listed]) -> Vec<ChainFinding> {
-        let mut findings = Vec::new();
-        for backup in listed {
-            let Ok(manifest) = &backup.manifest else { continue };
-            let (id, named_by) = (manifest.previous_id.clone(), backup.id.clone());
-            if id.is_empty() {
-                continue;
-            }
-            match listed.iter().find(|other| other.id == id) {
-                None => findings.push(ChainFinding::Missing { id, named_by }),
-                Some(other)
-                    if other.digest.is_some_and(|digest| digest[..] != manifest.previous_digest[..]) =>
-                {
-                    findings.push(ChainFinding::Replaced { id, named_by });
-                }
-                Some(_) => {}
-            }
-        }
-        if let Some(seen) = self.newest_seen(cluster)
-            && !listed.iter().any(|backup| backup.id == seen.id)
-        {
-            findings.push(ChainFinding::RolledBack { newest_seen: seen.id });
-        } else if let Some(manifest) = listed.iter().rev().find_map(|backup| backup.manifest.as_ref().ok()) {
-            self.remember_newest(cluster, manifest);
-        }
-        findings
-    }
-
-    /// The finding that the storage lacks the newest backup which this host saw.
-    pub async fn rolled_back(&self, cluster: &ClusterName) -> Result<Option<ChainFinding>, RepositoryError> {
-        let Some(seen) = self.newest_seen(cluster) else { return Ok(None) };
-        let there = self.backup_ids(cluster).await?.contains(&seen.id);
-        Ok((!there).then_some(ChainFinding::RolledBack { newest_seen: seen.id }))
-    }
-
-    fn newest_seen(&self, cluster: &ClusterName) -> Option<Newest> {
-        let bytes = self.local().get(Drawer::Newest, cluster.as_str())?;
-        serde_json::from_slice(&bytes).ok()
-    }
-
-    fn remember_newest(&self, cluster: &ClusterName, manifest: &Manifest) {
-        let newest = Newest { id: manifest.id.clone(), sequence: manifest.sequence };
-        if self.newest_seen(cluster).is_none_or(|seen| seen.sequence <= newest.sequence) {
-            let bytes = serde_json::to_vec(&newest).expect("plain fields");
-            self.local().put(Drawer::Newest, cluster.as_str(), &bytes);
-        }
     }
 
     /// The newest backup that can be read, for the next backup to follow and to compare with. A host that cannot read

@@ -149,6 +149,20 @@ pub fn expired_note(cluster: &ClusterName, id: &str) -> ObjectName {
     object(format!("{CLUSTERS}{cluster}/expired/{id}"))
 }
 
+/// The id in [`expired_note`] of the note that WAL before a position was expired.
+pub fn expired_wal(position: Lsn) -> String {
+    format!("{EXPIRED_WAL}{:016X}", position.get())
+}
+
+/// Reads what [`expired_wal`] writes.
+pub fn parse_expired_wal(id: &str) -> Option<Lsn> {
+    let position = Lsn::new(u64::from_str_radix(id.strip_prefix(EXPIRED_WAL)?, 16).ok()?)?;
+    (expired_wal(position) == id).then_some(position)
+}
+
+/// No backup's id begins like this.
+const EXPIRED_WAL: &str = "wal-";
+
 /// The prefix of a cluster's pins.
 pub fn pins(cluster: &ClusterName) -> String {
     format!("{CLUSTERS}{cluster}/pins/")

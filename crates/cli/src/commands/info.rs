@@ -4,6 +4,7 @@ use clap::Args;
 use operations::catalogue::{self, BackupDetail};
 
 use super::Session;
+use super::pin::how_long;
 use crate::failure::{Outcome, push_wrapped};
 use crate::opening;
 use crate::output::{bytes, exact_moment, facts, moment, width};
@@ -66,6 +67,9 @@ fn text(detail: &BackupDetail) -> String {
     ];
     for tablespace in &detail.tablespaces {
         lines.push(("Tablespace", format!("{} at {}", tablespace.oid, tablespace.location)));
+    }
+    for pin in &detail.pins {
+        lines.push(("Pinned", format!("{} {}", how_long(pin), pin.note)));
     }
     let mut text = facts(&lines);
     for page in detail.damage.iter().take(PAGES_SHOWN) {

@@ -234,7 +234,7 @@ fn show_recovery_key(key: &SlotKey) -> Outcome {
         .hint("nothing was made; start again, or use --recovery-key-file"))
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     let name = rustix::system::uname();
     name.nodename().to_string_lossy().into_owned()
 }

@@ -3,7 +3,10 @@
 use clap::Args;
 use operations::catalogue::{self, BackupSummary, Listing};
 
+use operations::pin::PinContent;
+
 use super::Session;
+use super::pin::how_long;
 use crate::failure::{Class, Outcome};
 use crate::opening;
 use crate::output::{bytes, keep_whole, short_moment, table, table_text};
@@ -39,7 +42,7 @@ fn text(listing: &Listing, others: &[String]) -> String {
     }
     let mut shown = table(&["BACKUP", "CONSISTENT AT (UTC)", "SIZE", "STORED", ""]);
     for backup in &listing.backups {
-        shown.add_row(row(backup));
+        shown.add_row(row(backup, listing.pins.iter().find(|pin| pin.backup == backup.id)));
     }
     keep_whole(&mut shown, 0);
     keep_whole(&mut shown, 1);
@@ -58,17 +61,20 @@ fn text(listing: &Listing, others: &[String]) -> String {
     text
 }
 
-fn row(backup: &BackupSummary) -> [String; 5] {
-    let damage = if backup.damaged_pages > 0 {
+fn row(backup: &BackupSummary, pin: Option<&PinContent>) -> [String; 5] {
+    let mut remark = if backup.damaged_pages > 0 {
         format!("{} damaged pages", backup.damaged_pages)
     } else {
         backup.label.clone()
     };
+    if let Some(pin) = pin {
+        remark = format!("{remark} pinned {}", how_long(pin)).trim_start().to_owned();
+    }
     [
         backup.id.clone(),
         backup.ended.map(short_moment).unwrap_or_default(),
         bytes(backup.bytes),
         bytes(backup.bytes_stored),
-        damage,
+        remark,
     ]
 }

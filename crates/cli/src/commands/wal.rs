@@ -41,7 +41,7 @@ pub enum WalCommand {
         name: String,
         /// Where to put it, %p
         target: PathBuf,
-        /// Bring the beginning of a segment though later WAL is stored, for a target before a gap
+        /// Let WAL end at a gap though later WAL is stored, for a target before the gap
         #[arg(long)]
         up_to_gap: bool,
     },

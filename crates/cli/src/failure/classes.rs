@@ -5,6 +5,7 @@ use std::error::Error;
 use operations::backup::BackupError;
 use operations::catalogue::CatalogueError;
 use operations::check::CheckError;
+use operations::expire::ExpireError;
 use operations::init::InitError;
 use operations::prune::PruneError;
 use operations::reachable::{PathError, ReachableError};
@@ -44,6 +45,7 @@ pub(super) fn class_of(error: AnyError<'_>) -> Option<Class> {
             CheckError::Repository(below) => repository_class(below),
             CheckError::Reachable(below) => reachable_class(below),
         })
+        .or_else(|| error.downcast_ref().and_then(expire_class))
         .or_else(|| server_room(error))
         .or_else(|| match error.downcast_ref()? {
             InitError::Exists => Some(Class::Conflict),
@@ -207,6 +209,19 @@ fn verify_class(error: &VerifyError) -> Option<Class> {
         VerifyError::Interrupted => Some(Class::TryAgain),
         VerifyError::Repository(below) => repository_class(below),
         VerifyError::Reachable(below) => reachable_class(below),
+    }
+}
+
+fn expire_class(error: &ExpireError) -> Option<Class> {
+    match error {
+        ExpireError::Repository(below) | ExpireError::Lease(LeaseError::Repository(below)) => {
+            repository_class(below)
+        }
+        ExpireError::Reachable(below) => reachable_class(below),
+        ExpireError::Lease(LeaseError::Held { .. } | LeaseError::Lost { .. }) => Some(Class::TryAgain),
+        ExpireError::Listing { .. } => Some(Class::TryAgain),
+        ExpireError::RolledBack { .. } => Some(Class::Damaged),
+        ExpireError::Changed { .. } => Some(Class::Conflict),
     }
 }
 

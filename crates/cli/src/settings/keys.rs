@@ -2,6 +2,7 @@
 
 use operations::backup::CHANGED_BY;
 use operations::probe::MODES;
+use operations::retention::Keep;
 
 /// One setting.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub enum Form {
     Duration,
     /// A number of bytes, `512MiB` or `10GiB`.
     Size,
+    /// A span of days or weeks, or a number of backups: `30d` or `14`.
+    Keep,
     /// `true` or `false`.
     Switch,
     /// One of a few words.
@@ -59,6 +62,7 @@ impl Form {
             Form::Text | Form::Path | Form::Location => "text".to_owned(),
             Form::Number(min, max) => format!("a whole number from {min} to {max}"),
             Form::Duration => "a span of time such as 90s or 10m".to_owned(),
+            Form::Keep => "a span such as 30d or 12w, or a number of backups such as 14".to_owned(),
             Form::Size => "a number of bytes such as 512MiB or 10GiB".to_owned(),
             Form::Switch => "true or false".to_owned(),
             Form::Choice(words) => words.join(" or "),
@@ -72,6 +76,7 @@ impl Form {
             Form::Number(min, max) => text.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number)),
             Form::Duration => duration(text).is_some(),
             Form::Size => size(text).is_some(),
+            Form::Keep => text.parse::<Keep>().is_ok(),
             Form::Switch => matches!(text, "true" | "false"),
             Form::Choice(words) => words.contains(&text),
         }
@@ -118,6 +123,8 @@ impl Key {
 }
 
 const FORMATS: Form = Form::Choice(&["text", "json"]);
+/// No calendar has more days.
+const COUNT: Form = Form::Number(0, 100_000);
 const LEVELS: Form = Form::Choice(&["error", "warn", "info", "debug", "trace"]);
 
 /// Every setting, in the order of `pgkeep config`.
@@ -148,6 +155,12 @@ pub const KEYS: &[Key] = &[
     key("slot", "PGKEEP_SLOT", Form::Text),
     key("max_lag", "PGKEEP_MAX_LAG", Form::Duration).default("1s"),
     key("slot_limit", "PGKEEP_SLOT_LIMIT", Form::Size).default("10GiB"),
+    key("retention.keep", "PGKEEP_RETENTION_KEEP", Form::Keep).default("30d"),
+    key("retention.keep_daily", "PGKEEP_RETENTION_KEEP_DAILY", COUNT).default("0"),
+    key("retention.keep_weekly", "PGKEEP_RETENTION_KEEP_WEEKLY", COUNT).default("0"),
+    key("retention.keep_monthly", "PGKEEP_RETENTION_KEEP_MONTHLY", COUNT).default("0"),
+    key("retention.keep_yearly", "PGKEEP_RETENTION_KEEP_YEARLY", COUNT).default("0"),
+    key("retention.keep_at_least", "PGKEEP_RETENTION_KEEP_AT_LEAST", Form::Number(1, 100_000)).default("3"),
     key("prune.grace", "PGKEEP_PRUNE_GRACE", Form::Duration).default("48h"),
     key("prune.max_repack", "PGKEEP_PRUNE_MAX_REPACK", Form::Size).default("10GiB"),
     key("log", "PGKEEP_LOG", LEVELS).default("warn"),

@@ -196,6 +196,9 @@ async fn fetch(context: &Context, name: &FileName, directory: &Path, target: &Pa
             // Stored meanwhile, or replaced by a longer part.
             Beginning::Changed if begun.elapsed() < limit => tokio::time::sleep(LOOK_EVERY).await,
             Beginning::Changed => return Err(GetError::Timeout { name: *name, after: limit }),
+            // PostgreSQL 15 and later read ahead of the target. Where the gap is, they are told that WAL ends, or a backup
+            // that is kept alone could not be brought to its own end.
+            Beginning::None if context.up_to_gap => return Err(GetError::Absent { name: *name }),
             Beginning::None => return Err(missing),
         }
     }

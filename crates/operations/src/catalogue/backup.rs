@@ -8,7 +8,8 @@ use repository::{ClusterName, Repository};
 use serde::Serialize;
 
 use super::{CatalogueError, Range};
-use crate::reachable::{ArchiveState, ReachableError, window};
+use crate::pin::{self, PinContent};
+use crate::reachable::{ArchiveState, Hole, ReachableError, window};
 
 /// One backup in short.
 #[derive(Clone, Debug, Serialize)]
@@ -94,6 +95,8 @@ pub struct BackupDetail {
     pub reaches: Option<Range>,
     /// What is missing in the WAL after it.
     pub holes: Vec<String>,
+    /// What keeps it from being expired.
+    pub pins: Vec<PinContent>,
 }
 
 /// A tablespace outside the data directory.
@@ -165,12 +168,19 @@ impl BackupDetail {
         manifest: &Manifest,
     ) -> Result<Self, CatalogueError> {
         let server = manifest.server();
-        let (reaches, holes) =
-            match window(repository, cluster, state, manifest, TargetTimeline::Latest).await {
-                Ok(window) => (Range::of(&window), window.holes.iter().map(ToString::to_string).collect()),
-                Err(error @ ReachableError::Repository(_)) => return Err(error.into()),
-                Err(error) => (None, vec![error.to_string()]),
-            };
+        let mut pins = pin::shown(repository, cluster).await?;
+        pins.retain(|pin| pin.backup == manifest.id);
+        let expired = repository.expired(cluster).await?;
+        let missed = |hole: &&Hole| expired.wal_before.is_none_or(|position| hole.to > position);
+        let (reaches, holes) = match window(repository, cluster, state, manifest, TargetTimeline::Latest)
+            .await
+        {
+            Ok(window) => {
+                (Range::of(&window), window.holes.iter().filter(missed).map(ToString::to_string).collect())
+            }
+            Err(error @ ReachableError::Repository(_)) => return Err(error.into()),
+            Err(error) => (None, vec![error.to_string()]),
+        };
         Ok(Self {
             summary: BackupSummary::of(manifest),
             parent: Some(manifest.parent_id.clone()).filter(|id| !id.is_empty()),
@@ -196,6 +206,7 @@ impl BackupDetail {
             warning_texts: manifest.warnings.clone(),
             reaches,
             holes,
+            pins,
         })
     }
 }

@@ -4,11 +4,12 @@ use jiff::Timestamp;
 use pg::recovery::TargetTimeline;
 use pg::{Lsn, TimelineId};
 use repository::archive::{Gap, GapNote};
+use repository::expired::Expired;
 use repository::{ClusterName, Repository};
 use serde::Serialize;
 
 use super::{BackupSummary, CatalogueError, DamagedBackup};
-use crate::reachable::{ArchiveState, ReachableError, Window, window};
+use crate::reachable::{ArchiveState, Hole, ReachableError, Window, window};
 
 /// What can be restored of one cluster, and what cannot.
 #[derive(Clone, Debug, Serialize)]
@@ -102,8 +103,9 @@ pub async fn status(
     now: Timestamp,
 ) -> Result<Status, CatalogueError> {
     let listed = repository.backups(cluster).await?;
+    let expired = repository.expired(cluster).await?;
     let mut problems = Vec::new();
-    for finding in repository.check_chain(cluster, &listed) {
+    for finding in repository.check_chain(cluster, &listed, &expired) {
         problems.push(Problem { severity: Severity::Loss, what: finding.to_string() });
     }
     let state = ArchiveState::read(repository, cluster).await?;
@@ -121,7 +123,7 @@ pub async fn status(
             }
         };
         match window(repository, cluster, &state, &manifest, TargetTimeline::Latest).await {
-            Ok(window) => join(&mut ranges, &mut problems, &manifest.id, &window),
+            Ok(window) => join(&mut ranges, &mut problems, &manifest.id, &window, &expired),
             Err(error @ ReachableError::Repository(_)) => return Err(error.into()),
             Err(error) => {
                 problems.push(Problem {
@@ -152,8 +154,10 @@ pub async fn status(
 }
 
 /// Adds what a backup reaches to the last range if it is the same stretch of WAL, or as a range of its own.
-fn join(ranges: &mut Vec<Range>, problems: &mut Vec<Problem>, id: &str, window: &Window) {
-    for hole in &window.holes {
+fn join(ranges: &mut Vec<Range>, problems: &mut Vec<Problem>, id: &str, window: &Window, expired: &Expired) {
+    // WAL that was expired is missing on purpose.
+    let missed = |hole: &&Hole| expired.wal_before.is_none_or(|position| hole.to > position);
+    for hole in window.holes.iter().filter(missed) {
         problems.push(Problem { severity: Severity::Loss, what: hole.to_string() });
     }
     let Some(range) = Range::of(window) else {

@@ -6,6 +6,7 @@ use pg::recovery::TargetTimeline;
 use pg::wal::{FileName, SegmentName, SegmentSize};
 use pg::{Lsn, TimelineId};
 use repository::backups::Listed;
+use repository::expired::Expired;
 use repository::manifest::Manifest;
 use repository::{ClusterName, Repository, layout};
 
@@ -49,6 +50,7 @@ pub(super) fn check(
     state: &ArchiveState,
     cluster: &ClusterName,
     listed: &[Listed],
+    expired: &Expired,
     report: &mut CheckReport,
 ) {
     report.segments = state.inventory.segments.values().map(|timeline| timeline.len() as u64).sum();
@@ -57,7 +59,8 @@ pub(super) fn check(
         newest_start = newest_start.max(manifest.span().start_lsn);
         match reach(state, manifest) {
             Ok((reach, stop)) => {
-                report.findings.extend(collect(&mut holes, manifest, &reach, stop));
+                let expired_to = expired.wal_before.filter(|_| reach.end >= stop);
+                report.findings.extend(collect(&mut holes, manifest, &reach, stop, expired_to));
             }
             Err(why) => {
                 let lost = format!("backup {} cannot be restored", manifest.id);
@@ -96,9 +99,17 @@ fn reach(state: &ArchiveState, manifest: &Manifest) -> Result<(Reach, Lsn), Stri
 }
 
 /// Adds the backup's holes to those of the others; a finding if its WAL ends too early without a hole.
-fn collect(holes: &mut Holes, manifest: &Manifest, reach: &Reach, stop: Lsn) -> Option<Finding> {
+fn collect(
+    holes: &mut Holes,
+    manifest: &Manifest,
+    reach: &Reach,
+    stop: Lsn,
+    expired_to: Option<Lsn>,
+) -> Option<Finding> {
     let is_lost = reach.end < stop;
-    for (number, Hole { timeline, from, to }) in reach.holes.iter().enumerate() {
+    // WAL that was expired is missing on purpose.
+    let missed = reach.holes.iter().filter(|hole| expired_to.is_none_or(|position| hole.to > position));
+    for (number, Hole { timeline, from, to }) in missed.enumerate() {
         let hurt = holes.entry((*timeline, *from, *to)).or_default();
         let group = match number {
             0 if is_lost => &mut hurt.lost,

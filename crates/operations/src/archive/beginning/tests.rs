@@ -63,7 +63,8 @@ async fn before_a_gap_a_beginning_is_brought_only_to_whoever_asks_for_it() {
     assert!(matches!(refused, GetError::Hole { .. }) && refused.exit_status() > 125, "{refused:?}");
     world.context.up_to_gap = true;
     assert_eq!(world.get(&numbered(3)).await.unwrap(), Got::Beginning { bytes: 30_000 });
-    assert!(matches!(world.get(&numbered(4)).await.unwrap_err(), GetError::Hole { .. }));
+    let absent = world.get(&numbered(4)).await.unwrap_err();
+    assert!(matches!(absent, GetError::Absent { .. }) && absent.exit_status() == 1, "{absent:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,256 @@
+//! What is the case with each backup, as far as metadata tell. What a listing lacks is asked for by name before it counts as
+//! missing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+use pg::recovery::TargetTimeline;
+use pg::wal::{FileName, SegmentName, SegmentSize};
+use pg::{Lsn, TimelineId};
+use repository::backups::{ChainFinding, Listed};
+use repository::expired::Expired;
+use repository::manifest::Manifest;
+use repository::{ClusterName, PackId, Repository, RepositoryError, layout};
+use storage::StorageError;
+
+use super::{ExpireError, ExpireRequest};
+use crate::reachable::{ArchiveState, continuous_until};
+use crate::retention::{Fact, Standing};
+
+/// Backups that a verification or trial restore proved to be damaged, with what it found.
+pub type Damaged = BTreeMap<String, String>;
+
+/// A backup with less than this part of the bytes of the good one before it may have lost what is missing.
+const SMALL_PART: u64 = 2;
+/// After so many small ones the next is the new size: somebody has dropped what was large.
+const SMALL_RUN: u32 = 7;
+
+/// A backup as it was found.
+pub(super) struct Backup {
+    pub(super) fact: Fact,
+    pub(super) bytes: u64,
+    pub(super) digest: Vec<u8>,
+    /// Timeline, start and stop, if its manifest can be read and says something possible.
+    pub(super) span: Option<(TimelineId, Lsn, Lsn)>,
+}
+
+/// What was found.
+pub(super) struct Looked {
+    /// In the order in which they were made.
+    pub(super) backups: Vec<Backup>,
+    pub(super) archive: ArchiveState,
+    pub(super) storage_clock: Option<Timestamp>,
+    expired: Expired,
+    /// The backups that manifests follow.
+    previous: BTreeSet<String>,
+}
+
+impl Looked {
+    /// Noted backups that no manifest follows, and older than all that are there: no chain and no host's memory leads to
+    /// them. Manifests that go now still count, for somebody may be reading them.
+    pub(super) fn idle_notes(&self) -> Vec<String> {
+        let Some(oldest) = self.backups.iter().map(|backup| &backup.fact.id).min() else { return Vec::new() };
+        let idle = |id: &&String| *id < oldest && !self.previous.contains(*id);
+        self.expired.backups.iter().filter(idle).cloned().collect()
+    }
+}
+
+/// Looks at the backups, their packs and their WAL.
+pub(super) async fn look(repository: &Repository, request: &ExpireRequest) -> Result<Looked, ExpireError> {
+    let cluster = &request.cluster;
+    let listed = in_order(repository.backups(cluster).await?);
+    // Afterwards: a note is written before its manifest goes.
+    let expired = repository.expired(cluster).await?;
+    check_list(repository, cluster, &listed, &expired).await?;
+    let storage_clock = repository.storage_clock().await?;
+    let mut pins = pins(repository, cluster, storage_clock).await?;
+    let archive = ArchiveState::read(repository, cluster).await?;
+    let mut stored = repository.pack_sizes().await?;
+    let (mut backups, mut sizes, mut previous) = (Vec::new(), Sizes::default(), BTreeSet::new());
+    for one in listed {
+        let mut standing = broken(repository, request, &archive, &mut stored, &one).await?;
+        let manifest = one.manifest.as_ref().ok();
+        if let (Some(manifest), Standing::Good) = (manifest, &standing) {
+            standing = match manifest.findings_total {
+                0 => sizes.standing(manifest.totals().bytes),
+                pages => Standing::Suspect(format!("{pages} damaged pages")),
+            };
+        }
+        previous.extend(manifest.map(|manifest| manifest.previous_id.clone()));
+        let stop = |manifest: &Manifest| Timestamp::from_microsecond(manifest.span().stop_us).ok();
+        backups.push(Backup {
+            fact: Fact {
+                stop: manifest.map_or_else(|| time_of(&one.id), stop),
+                pin: pins.remove(&one.id),
+                id: one.id.clone(),
+                standing,
+            },
+            bytes: manifest.map_or(0, |manifest| manifest.totals().bytes),
+            digest: one.digest.map(|digest| digest.to_vec()).unwrap_or_default(),
+            span: manifest.and_then(span),
+        });
+    }
+    Ok(Looked { backups, archive, storage_clock, expired, previous })
+}
+
+/// Refuses a list that lacks what is stored, or that was rolled back.
+async fn check_list(
+    repository: &Repository,
+    cluster: &ClusterName,
+    listed: &[Listed],
+    expired: &Expired,
+) -> Result<(), ExpireError> {
+    for finding in repository.check_chain(cluster, listed, expired) {
+        let missing = match &finding {
+            ChainFinding::Missing { id, .. } | ChainFinding::RolledBack { newest_seen: id } => id,
+            ChainFinding::Replaced { .. } => continue,
+        };
+        if repository.has_backup(cluster, missing).await? {
+            return Err(ExpireError::Listing { what: format!("backup {missing}") });
+        }
+        if matches!(finding, ChainFinding::RolledBack { .. }) {
+            return Err(ExpireError::RolledBack { finding });
+        }
+    }
+    Ok(())
+}
+
+/// What the pins that hold say, by backup.
+async fn pins(
+    repository: &Repository,
+    cluster: &ClusterName,
+    storage_clock: Option<Timestamp>,
+) -> Result<HashMap<String, String>, ExpireError> {
+    let pins = repository.pins(cluster).await?.into_iter().filter(|pin| pin.holds(storage_clock));
+    let text = |pin: &repository::pins::Pin| {
+        let until = pin.until().map(|until| format!(" until {until:.0}")).unwrap_or_default();
+        let note = Some(&pin.note.note).filter(|note| !note.is_empty());
+        until + &note.map(|note| format!(": {note}")).unwrap_or_default()
+    };
+    Ok(pins.map(|pin| (pin.backup.clone(), text(&pin))).collect())
+}
+
+/// Readable ones by their place in the chain; one that cannot be read keeps its place among the ids.
+fn in_order(listed: Vec<Listed>) -> Vec<Listed> {
+    let (mut readable, unreadable): (Vec<_>, Vec<_>) =
+        listed.into_iter().partition(|backup| backup.manifest.is_ok());
+    readable.sort_by_key(|backup| backup.manifest.as_ref().map_or(0, |manifest| manifest.sequence));
+    for backup in unreadable {
+        let at = readable.iter().position(|other| other.id > backup.id).unwrap_or(readable.len());
+        readable.insert(at, backup);
+    }
+    readable
+}
+
+/// The time that a backup's id begins with.
+fn time_of(id: &str) -> Option<Timestamp> {
+    let (date, time) = id.get(..16)?.strip_suffix('Z')?.split_once('T')?;
+    let part = |text: &'_ str, from: usize, to: usize| text.get(from..to).map(str::to_owned);
+    let date = format!("{}-{}-{}", part(date, 0, 4)?, part(date, 4, 6)?, part(date, 6, 8)?);
+    format!("{date}T{}:{}:{}Z", part(time, 0, 2)?, part(time, 2, 4)?, part(time, 4, 6)?).parse().ok()
+}
+
+fn span(manifest: &Manifest) -> Option<(TimelineId, Lsn, Lsn)> {
+    let span = manifest.span();
+    let (start, stop) = (Lsn::new(span.start_lsn)?, Lsn::new(span.stop_lsn)?);
+    Some((TimelineId::new(span.timeline)?, start, stop)).filter(|_| start <= stop)
+}
+
+/// The size that good backups have.
+#[derive(Default)]
+struct Sizes {
+    last_good: u64,
+    small: u32,
+}
+
+impl Sizes {
+    fn standing(&mut self, bytes: u64) -> Standing {
+        if bytes >= self.last_good / SMALL_PART || self.small >= SMALL_RUN {
+            (self.last_good, self.small) = (bytes, 0);
+            return Standing::Good;
+        }
+        self.small += 1;
+        Standing::Suspect(format!("it has {bytes} bytes, the good backup before it {}", self.last_good))
+    }
+}
+
+/// Why a backup cannot be restored; good for all that is known here if it can.
+async fn broken(
+    repository: &Repository,
+    request: &ExpireRequest,
+    archive: &ArchiveState,
+    stored: &mut HashMap<PackId, u64>,
+    backup: &Listed,
+) -> Result<Standing, ExpireError> {
+    if let Some(why) = request.damaged.get(&backup.id) {
+        return Ok(Standing::Broken(why.clone()));
+    }
+    let manifest = match &backup.manifest {
+        Ok(manifest) => manifest,
+        Err(error) => return Ok(Standing::Broken(error.to_string())),
+    };
+    if manifest.id != backup.id {
+        return Ok(Standing::Broken(format!("its manifest is that of {}", manifest.id)));
+    }
+    let missing = match missing_pack(repository, stored, manifest).await? {
+        None => missing_wal(repository, &request.cluster, archive, manifest).await?,
+        missing => missing,
+    };
+    Ok(missing.map_or(Standing::Good, Standing::Broken))
+}
+
+/// What of a backup's packs is not stored. A pack whose live pages were moved elsewhere is.
+async fn missing_pack(
+    repository: &Repository,
+    stored: &mut HashMap<PackId, u64>,
+    manifest: &Manifest,
+) -> Result<Option<String>, ExpireError> {
+    for pack in &manifest.packs {
+        let Ok(id) = pack.id() else { return Ok(Some("its manifest names no usable pack".to_owned())) };
+        if stored.get(&id) == Some(&pack.size) {
+            continue;
+        }
+        match size_of(repository, &layout::pack(id)).await? {
+            Some(size) if size == pack.size => {}
+            Some(size) => return Ok(Some(format!("pack {id} has {size} bytes instead of {}", pack.size))),
+            None if size_of(repository, &layout::moved(id)).await?.is_some() => {}
+            None => return Ok(Some(format!("pack {id} is missing"))),
+        }
+        stored.insert(id, pack.size);
+    }
+    Ok(None)
+}
+
+/// What of the WAL from a backup's start to its stop is not stored.
+async fn missing_wal(
+    repository: &Repository,
+    cluster: &ClusterName,
+    archive: &ArchiveState,
+    manifest: &Manifest,
+) -> Result<Option<String>, ExpireError> {
+    let size = SegmentSize::new(manifest.server().wal_segment_size).ok();
+    let Some(((timeline, start, stop), size)) = span(manifest).zip(size) else {
+        return Ok(Some("its manifest has no usable place in the WAL".to_owned()));
+    };
+    let path = match archive.path(TargetTimeline::Current, timeline, stop) {
+        Ok(path) => path,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    let end = continuous_until(&archive.inventory, &path, start, size).end;
+    if end >= stop {
+        return Ok(None);
+    }
+    let file = FileName::Segment(SegmentName::containing(path.timeline_at(end), end, size));
+    if repository.has_wal(cluster, &file).await? {
+        return Err(ExpireError::Listing { what: format!("WAL {file}") });
+    }
+    Ok(Some(format!("WAL {file}, which it needs, is missing")))
+}
+
+async fn size_of(repository: &Repository, name: &storage::ObjectName) -> Result<Option<u64>, ExpireError> {
+    match repository.storage().size(name).await {
+        Ok(size) => Ok(Some(size)),
+        Err(StorageError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(RepositoryError::from(error).into()),
+    }
+}
