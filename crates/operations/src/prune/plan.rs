@@ -285,10 +285,11 @@ impl<'l> Look<'l> {
             roots.partials.iter().filter(|partial| partial.is_over).map(|partial| partial.name.clone());
         self.plan.ended.extend(over);
         self.plan.ended.extend(roots.ended_claims.iter().cloned());
-        // A ripe mark has told everything: what it named goes now, is named again, or is gone.
-        let is_told = |mark: &&Mark| {
-            mark.note.dead().chain(mark.note.moved()).all(|id| self.marked.get(&id) == Some(&Marked::Ripe))
-        };
+        // A mark has told everything when what it named is gone, or named again.
+        let lists = [&self.plan.delete_dead, &self.plan.delete_moved, &self.plan.waiting];
+        let pending: HashSet<PackId> = lists.into_iter().flatten().map(|pack| pack.id).collect();
+        let is_told =
+            |mark: &&Mark| mark.note.dead().chain(mark.note.moved()).all(|id| !pending.contains(&id));
         self.plan.ended.extend(marks.iter().filter(is_told).map(|mark| mark.name.clone()));
         self.plan.marks = marks;
         self.plan
