@@ -14,6 +14,7 @@ use pg::wal::{check_segment, records::CommitWalk};
 use repository::archive::{ArchiveError, Identity, MAX_WAL_FILE, Stored, WalInfo};
 use tokio::time::Instant;
 
+use super::beginning::is_marked;
 use super::content::{Changed, HEAD, SegmentFile};
 use super::spool::{FileIdentity, Role, Spool};
 use super::{Background, Context, Start};
@@ -172,6 +173,11 @@ async fn store_segment(
     identity: FileIdentity,
     threads: usize,
 ) -> Result<Stored, PushError> {
+    // PostgreSQL archives a beginning that we gave it only with `archive_mode = always`. It is kept as PostgreSQL keeps what its
+    // own recovery left unfinished, and the segment's name stays free for the whole.
+    let partial = FileName::Partial(*segment);
+    let is_beginning = is_marked(&file, identity.size).map_err(|source| unread(path, source))?;
+    let name = if is_beginning { &partial } else { name };
     let mut head = vec![0; HEAD.min(identity.size as usize)];
     file.read_exact_at(&mut head, 0).map_err(|source| unread(path, source))?;
     let cluster = segment_identity(name, segment, &head, identity.size)?;
