@@ -188,6 +188,12 @@ async fn store_segment(
     let content = Arc::new(SegmentFile::new(file, identity, info(context, name, identity.size), walk));
     let stored = context.repository.store_wal_file(&context.cluster, name, content, threads).await;
     failpoint::reach("wal-push.stored");
+    if is_beginning && matches!(stored, Err(ArchiveError::Conflict { .. })) {
+        // Another restore's, longer or shorter. Nothing is lost with this one: it came out of parts, and the timeline that was
+        // begun in it has a copy of what was replayed.
+        tracing::warn!(%segment, "another beginning of the segment is archived, and stays");
+        return Ok(Stored::AlreadyThere);
+    }
     stored.map_err(|source| match source {
         ArchiveError::Content { source, .. } => unread(path, source),
         source => PushError::Archive { name: *name, source },
