@@ -3,11 +3,11 @@
 
 mod scene;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use scene::receiver::{Receiver, end_of_wal, start_server, stored_to, wait_until_flushed};
+use scene::receiver::{Receiver, assert_restores, end_of_wal, start_server, stored_to, wait_until_flushed};
 use scene::{Scene, judges, ledger, number, sql, wait_for};
 use server::throwaway::Throwaway;
 
@@ -203,6 +203,46 @@ fn a_busy_server_costs_a_part_a_second_and_an_idle_one_nothing() {
     let list = scene.run(&["wal", "list", "--database-url", &server.conninfo()]);
     list.refused(0, &["Behind nothing; the server is at"]);
     receiver.stop();
+}
+
+/// Harms each part that is stored; returns their files.
+fn damage_parts(folder: &Path) -> Vec<PathBuf> {
+    let mut damaged = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            damaged.extend(damage_parts(&path));
+        } else if path.file_name().unwrap().to_str().unwrap().contains('-') {
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[20] ^= 1;
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+            damaged.push(path);
+        }
+    }
+    damaged
+}
+
+#[test]
+fn damaged_parts_are_told_and_kept_and_their_wal_is_stored_again() {
+    let Some(scene) = Scene::of(17) else { return };
+    scene.init();
+    let server = start_server(&scene, |builder| builder);
+    ledger::make(&server);
+    let receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
+    scene.backup(&server, &[]);
+    ledger::add(&server, 1, 30);
+    wait_until_flushed(&server, end_of_wal(&server));
+    receiver.kill();
+    let damaged = damage_parts(&scene.path("repository/clusters/main/wal"));
+    assert!(!damaged.is_empty());
+    let mut receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
+    receiver.wait_for("is damaged and is kept");
+    ledger::add(&server, 31, 60);
+    wait_until_flushed(&server, end_of_wal(&server));
+    receiver.stop();
+    assert!(damaged.iter().all(|path| path.exists()));
+    assert_restores(&scene, "restored", 60);
 }
 
 #[test]

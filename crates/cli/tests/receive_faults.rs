@@ -118,8 +118,10 @@ fn a_server_that_restarts_is_followed() {
 fn a14_a_dropped_slot_whose_wal_is_gone_is_a_gap_that_everybody_tells_of() {
     let Some(scene) = Scene::of(15) else { return };
     scene.init();
-    let server =
-        start_server(&scene, |builder| builder.setting("max_wal_size", "4MB").setting("min_wal_size", "2MB"));
+    let settings = [("max_wal_size", "4MB"), ("min_wal_size", "2MB"), ("wal_keep_size", "4MB")];
+    let server = start_server(&scene, |builder| {
+        settings.iter().fold(builder, |builder, (name, value)| builder.setting(name, value))
+    });
     ledger::make(&server);
     let receiver = Receiver::streaming(&scene, &server.conninfo(), &["--max-lag", "20ms"]);
     scene.backup(&server, &[]);
@@ -133,6 +135,12 @@ fn a14_a_dropped_slot_whose_wal_is_gone_is_a_gap_that_everybody_tells_of() {
     }
     sql(&server, "checkpoint");
     sql(&server, "checkpoint");
+
+    let oldest = text(
+        &server,
+        "select name from pg_ls_waldir() where length(name) = 24 and name <= pg_walfile_name(pg_current_wal_lsn())
+        order by name limit 1",
+    );
 
     let begun = Instant::now();
     let killed = Receiver::start_with(&scene, &server.conninfo(), &[], Some(GAP_POINT));
@@ -152,7 +160,13 @@ fn a14_a_dropped_slot_whose_wal_is_gone_is_a_gap_that_everybody_tells_of() {
     );
     let list = scene.run(&["wal", "list", "--offline"]);
     list.refused(0, &["problem: WAL from", "was not received"]);
-    assert!(!scene.json(&["wal", "list", "--offline"])["gaps"][0]["filled"].as_bool().unwrap());
+    let list = scene.json(&["wal", "list", "--offline"]);
+    assert!(!list["gaps"][0]["filled"].as_bool().unwrap());
+    assert_eq!(
+        list["timelines"][0]["runs"][1]["first"].as_str(),
+        Some(&*oldest),
+        "what the server still had is there: {list}"
+    );
 
     // What lies before the gap is reached, to the last byte; what would stop in it is refused; the next backup goes on.
     let early = scene.restore("early", &["--to", "name:before"]);

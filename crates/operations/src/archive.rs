@@ -42,9 +42,10 @@ pub struct Context {
     pub spool: Option<PathBuf>,
     /// Limits.
     pub limits: Limits,
-    /// Whether the beginning of a segment is brought though later WAL is stored, and WAL ends at the gap: for a recovery whose
-    /// target lies before it. PostgreSQL refuses to open when it does not reach its target, but one without a target would.
-    pub up_to_gap: bool,
+    /// The segment whose beginning is brought, or at which WAL ends, though later WAL is stored: for a recovery whose target lies before that gap.
+    /// PostgreSQL refuses to open when it does not reach its target, but one without a target would. It stays in the settings
+    /// of the restored cluster, for which the one name means nothing any more.
+    pub up_to_gap: Option<SegmentName>,
     /// The clock by which files are stamped.
     pub now: fn() -> Timestamp,
 }

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 mod health;
 mod host;
 mod intake;
+mod level;
 mod limit;
 mod position;
 mod segment;

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use pg::Major;
 use pg::recovery::{RecoveryTarget, TargetAction, TargetTimeline};
+use pg::wal::{SegmentName, SegmentSize};
 use repository::content::{Entry, EntryKind};
 use repository::manifest::Manifest;
 use repository::{ClusterName, PackId, Repository, RepositoryError};
@@ -67,9 +68,6 @@ pub struct RestoreRequest {
     pub delta: bool,
     /// The `restore_command` of the restored cluster.
     pub restore_command: String,
-    /// The one in its place when the target lies before a gap in the WAL: it brings the beginning of a segment though later
-    /// WAL is stored. `None` takes the same.
-    pub up_to_gap_command: Option<String>,
     /// Leave `archive_mode` as the backup has it. By default it is turned off.
     pub keep_archiving: bool,
     /// Who gets the files when run as root; the user that owned the cluster if not given.
@@ -121,13 +119,13 @@ pub struct RestorePlan {
 }
 
 impl RestorePlan {
-    /// The `restore_command` that will be set. Only a target makes it safe to bring the WAL right before a gap: PostgreSQL
-    /// does not open when it does not reach its target, but without one it would at the gap.
-    pub fn restore_command(&self) -> &str {
-        let request = &self.request;
-        let up_to_gap = request.up_to_gap_command.as_ref();
-        let before_gap = !self.window.holes.is_empty() && request.target != RecoveryTarget::Latest;
-        up_to_gap.filter(|_| before_gap).unwrap_or(&request.restore_command)
+    /// The segment that a gap in the WAL begins in, if the target lies before it: its beginning is wanted then. Only a target
+    /// makes it safe to bring that: PostgreSQL does not open when it does not reach its target, but without one it would at the
+    /// gap.
+    pub fn segment_before_gap(&self) -> Option<SegmentName> {
+        let size = SegmentSize::new(self.manifest.server().wal_segment_size).ok()?;
+        let hole = self.window.holes.first().filter(|_| self.request.target != RecoveryTarget::Latest)?;
+        Some(SegmentName::containing(hole.timeline, hole.from, size))
     }
 
     /// The one directory in each tablespace that is this cluster's.

@@ -28,7 +28,7 @@ async fn context(folder: &Path) -> Context {
         repository: Arc::new(repository),
         cluster: ClusterName::new("main").unwrap(),
         spool: Some(folder.join("spool")),
-        up_to_gap: false,
+        up_to_gap: None,
         limits: Limits { start_grace: Duration::ZERO, hole_wait: Duration::ZERO, ..Limits::default() },
         now: jiff::Timestamp::now,
     }

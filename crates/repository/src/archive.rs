@@ -31,7 +31,7 @@ mod worker;
 
 pub use fetch::{FetchedWal, WalSink};
 pub use gap::{Gap, GapNote};
-pub use part::{NewestWal, Part, PartNameError, WalName, cover, covered};
+pub use part::{NewestWal, Part, PartNameError, WalName, cover, covered, holes, stretches};
 pub use store::WalContent;
 pub(crate) use worker::Workers;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use pg::control::WalLevel;
 use pg::page::PAGE_SIZE;
 use pg::version::BackupFunctions;
+use pg::wal::SegmentName;
 use pg::{Major, conf};
 
 use crate::facts::{ArchiveMode, ServerFacts};
@@ -114,9 +115,9 @@ pub fn restore_command(program: &Path, arguments: &[&str]) -> String {
     command_line(program, arguments, "wal get %f %p")
 }
 
-/// As [`restore_command`], for a recovery whose target lies before a gap in the WAL.
-pub fn up_to_gap_command(program: &Path, arguments: &[&str]) -> String {
-    command_line(program, arguments, "wal get --up-to-gap %f %p")
+/// As [`restore_command`], for a recovery whose target lies in the beginning of a segment, before a gap in the WAL.
+pub fn up_to_gap_command(program: &Path, arguments: &[&str], segment: &SegmentName) -> String {
+    command_line(program, arguments, &format!("wal get --up-to-gap {segment} %f %p"))
 }
 
 fn command_line(program: &Path, arguments: &[&str], rest: &str) -> String {

@@ -95,10 +95,6 @@ pub async fn run(session: &Session, arguments: &RestoreArguments) -> Outcome {
         tablespaces_under: arguments.tablespaces_under.as_deref().map(absolute).transpose()?,
         delta: arguments.delta,
         restore_command: command(session, arguments, restore_command)?,
-        up_to_gap_command: match arguments.restore_command {
-            Some(_) => None,
-            None => Some(command(session, arguments, up_to_gap_command)?),
-        },
         keep_archiving: arguments.keep_archiving,
         owner: arguments.owner.clone(),
         workers: settings.workers(),
@@ -109,8 +105,12 @@ pub async fn run(session: &Session, arguments: &RestoreArguments) -> Outcome {
         let found = operations::catalogue::resolve(&repository, &settings.cluster, text).await;
         request.backup = Some(found.map_err(|error| Failure::caused(&what, &error))?);
     }
-    let plan =
+    let mut plan =
         plan(Arc::clone(&repository), request).await.map_err(|error| Failure::caused(&what, &error))?;
+    if let Some(segment) = plan.segment_before_gap() {
+        let spell = |program: &Path, words: &[&str]| up_to_gap_command(program, words, &segment);
+        plan.request.restore_command = command(session, arguments, spell)?;
+    }
     if arguments.dry_run {
         return session.output.show(&plan_json(&plan), || plan_text(&plan));
     }
@@ -135,7 +135,7 @@ pub async fn run(session: &Session, arguments: &RestoreArguments) -> Outcome {
 fn command(
     session: &Session,
     arguments: &RestoreArguments,
-    spell: fn(&Path, &[&str]) -> String,
+    spell: impl Fn(&Path, &[&str]) -> String,
 ) -> Outcome<String> {
     if let Some(command) = &arguments.restore_command {
         return Ok(command.clone());
@@ -162,7 +162,7 @@ fn plan_json(plan: &RestorePlan) -> Value {
         "files": plan.files, "bytes": plan.bytes, "packs": plan.packs, "fetch_bytes_max": plan.fetch_bytes,
         "reuse": plan.reuse, "resumed": plan.resumed, "tablespaces": tablespaces,
         "reachable_from": moment(&plan.window.from), "reachable_to": plan.window.to.as_ref().map(moment),
-        "restore_command": plan.restore_command(),
+        "restore_command": plan.request.restore_command,
     })
 }
 
@@ -183,7 +183,7 @@ fn plan_text(plan: &RestorePlan) -> String {
         ("PostgreSQL", plan.major.to_string()),
         ("Files", format!("{}, {}", plan.files, bytes(plan.bytes))),
         ("To fetch", format!("at most {} in {} packs", bytes(plan.fetch_bytes), plan.packs)),
-        ("Then", format!("restore_command = {}", plan.restore_command())),
+        ("Then", format!("restore_command = {}", plan.request.restore_command)),
     ];
     if plan.reuse {
         lines.push((

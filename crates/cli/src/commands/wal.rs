@@ -41,9 +41,9 @@ pub enum WalCommand {
         name: String,
         /// Where to put it, %p
         target: PathBuf,
-        /// Let WAL end at a gap though later WAL is stored, for a target before the gap
-        #[arg(long)]
-        up_to_gap: bool,
+        /// Bring the beginning of this segment though later WAL is stored, or let WAL end at it, for a target before that gap
+        #[arg(long, value_name = "SEGMENT")]
+        up_to_gap: Option<SegmentName>,
     },
     /// Receive WAL as the server writes it, and be about a second behind
     Receive(receive::ReceiveArguments),
@@ -122,7 +122,7 @@ async fn context(settings: &Settings, wanted: Use) -> Outcome<Context> {
         repository: opened.map_err(late)??,
         cluster: settings.cluster.clone(),
         spool: settings.spool_dir(),
-        up_to_gap: false,
+        up_to_gap: None,
         limits: Limits { deadline, workers: settings.workers(), ..Limits::default() },
         now: Timestamp::now,
     })

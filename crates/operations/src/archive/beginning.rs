@@ -8,58 +8,99 @@ use std::path::Path;
 use pg::TimelineId;
 use pg::timeline::TimelineHistory;
 use pg::wal::{FileName, LONG_HEADER_SIZE, LongHeader, SegmentName, SegmentSize};
-use repository::archive::{ArchiveError, Part, WalSink, cover};
+use repository::archive::{ArchiveError, Part, WalSink, cover, covered, holes};
 
 use super::Context;
 use super::content::Incoming;
 use super::get::{GetError, check, identity_for};
 
+/// The last bytes of a beginning that was filled up, by which `wal push` knows it: a server with `archive_mode = always` archives
+/// what it was given, under the name of the segment, which its own server may still finish. Replay never gets there, because
+/// it ends in the zeros before.
+const MARK: &[u8; 16] = b"pgkeep-beginning";
+/// Zeros that stand before the mark at least: more than the header of a record, so that none is read out of it.
+const ZEROS: u64 = 64;
+
 /// What there is of a segment that is not stored whole.
 pub enum Beginning {
     /// So many bytes of it; the content is filled up with zeros, which end replay.
     Is(Incoming, u32),
+    /// So many bytes of it, and after a hole from the first to the second offset more.
+    Holed(u32, u32),
     /// Nothing.
     None,
     /// By now it is another: look again.
     Changed,
 }
 
-/// Puts the beginning of a segment together.
+/// Puts the beginning of a segment together, in a file at `path`.
 pub async fn fetch_beginning(
     context: &Context,
     segment: &SegmentName,
-    incoming: Incoming,
+    path: &Path,
 ) -> Result<Beginning, GetError> {
     let name = FileName::Segment(*segment);
     let failed = |source| GetError::Archive { name, source };
     let (repository, cluster) = (&context.repository, &context.cluster);
     let parts = repository.parts_of(cluster, segment).await.map_err(|error| failed(error.into()))?;
-    let parts = cover(&parts);
-    let Some(bytes) = parts.last().map(|part| part.to).filter(|bytes| *bytes as usize >= LONG_HEADER_SIZE)
-    else {
-        // Parts go after their segment is stored: only if it is still not there, there never were any.
+    let bytes = covered(&parts);
+    let hole = holes(&parts).first().copied().filter(|_| context.up_to_gap != Some(*segment));
+    if hole.is_some() || (bytes as usize) < LONG_HEADER_SIZE {
+        // Parts go after their segment is stored: only if it is still not there, they are all there is.
         let is_whole = repository.has_wal(cluster, &name).await.map_err(|error| failed(error.into()))?;
-        return Ok(if is_whole { Beginning::Changed } else { Beginning::None });
-    };
+        return Ok(match hole {
+            _ if is_whole => Beginning::Changed,
+            Some((from, to)) => Beginning::Holed(from, to),
+            None => Beginning::None,
+        });
+    }
     let identity = identity_for(context, &name).await?;
     if !reaches_own_timeline(context, segment, bytes, identity.segment_size).await? {
         return Ok(Beginning::None);
     }
-    let mut sink = Joined { incoming, at: 0, skip: 0 };
-    for part in &parts {
-        sink.begin(part);
-        match repository.fetch_wal_into(cluster, part, context.limits.workers, sink).await {
-            Ok(fetched) => sink = fetched.sink,
-            Err(ArchiveError::Absent { .. }) => return Ok(Beginning::Changed),
-            Err(source) => return Err(failed(source)),
-        }
-    }
-    let mut incoming = sink.incoming;
+    let mut incoming = match join(context, parts, path).await {
+        Ok(incoming) => incoming,
+        Err(ArchiveError::Absent { .. }) => return Ok(Beginning::Changed),
+        Err(source) => return Err(failed(source)),
+    };
     fill(&mut incoming, identity.segment_size.into())
         .map_err(|source| failed(ArchiveError::Content { name: (&name).into(), source }))?;
     check(&identity, segment, &incoming)?;
     tracing::info!(%segment, bytes, "the segment is not finished; its beginning was brought");
     Ok(Beginning::Is(incoming, bytes))
+}
+
+/// Writes what `parts` hold from the first byte on. One that is damaged is done without if the others reach as far.
+async fn join(context: &Context, mut parts: Vec<Part>, path: &Path) -> Result<Incoming, ArchiveError> {
+    let (repository, cluster) = (&context.repository, &context.cluster);
+    let bytes = covered(&parts);
+    'anew: loop {
+        let mut sink = Joined { incoming: Incoming::new(path.to_owned()), at: 0, skip: 0 };
+        for part in cover(&parts) {
+            sink.begin(&part);
+            match repository.fetch_wal_into(cluster, &part, context.limits.workers, sink).await {
+                Ok(fetched) => sink = fetched.sink,
+                Err(ArchiveError::Repository(error)) if error.is_damage() => {
+                    parts.retain(|other| *other != part);
+                    if covered(&parts) < bytes {
+                        return Err(error.into());
+                    }
+                    tracing::warn!(%part, %error, "others hold what the part has");
+                    continue 'anew;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        return Ok(sink.incoming);
+    }
+}
+
+/// Whether a file is a beginning that was filled up, and not a segment.
+pub fn is_marked(file: &File, length: u64) -> io::Result<bool> {
+    let mut end = [0; MARK.len()];
+    let Some(at) = length.checked_sub(MARK.len() as u64) else { return Ok(false) };
+    file.read_exact_at(&mut end, at)?;
+    Ok(end == *MARK)
 }
 
 /// Whether a beginning goes past the place where its timeline left the one before. One that does not holds nothing that the
@@ -107,9 +148,12 @@ pub fn has_more(wal_directory: &Path, segment: &SegmentName, bytes: u32) -> bool
     if !is_it {
         return false;
     }
+    let Ok(length) = file.metadata().map(|metadata| metadata.len()) else { return false };
+    let end = if is_marked(&file, length).unwrap_or(false) { length - MARK.len() as u64 } else { length };
     let (mut at, mut buffer) = (u64::from(bytes), vec![0; 1 << 16]);
     loop {
-        match file.read_at(&mut buffer, at) {
+        let wanted = end.saturating_sub(at).min(buffer.len() as u64) as usize;
+        match file.read_at(&mut buffer[..wanted], at) {
             Ok(0) | Err(_) => return false,
             Ok(read) if buffer[..read].iter().any(|byte| *byte != 0) => return true,
             Ok(read) => at += read as u64,
@@ -141,11 +185,13 @@ impl WalSink for Joined {
 
 fn fill(incoming: &mut Incoming, length: u64) -> io::Result<()> {
     let zeros = [0; 1 << 16];
-    while incoming.length < length {
-        let rest = (length - incoming.length).min(zeros.len() as u64) as usize;
+    let mark: &[u8] = if length - incoming.length >= ZEROS + MARK.len() as u64 { MARK } else { &[] };
+    let end = length - mark.len() as u64;
+    while incoming.length < end {
+        let rest = (end - incoming.length).min(zeros.len() as u64) as usize;
         incoming.take(&zeros[..rest])?;
     }
-    Ok(())
+    incoming.take(mark)
 }
 
 #[cfg(test)]

@@ -178,18 +178,24 @@ async fn fetch(context: &Context, name: &FileName, directory: &Path, target: &Pa
                 return Err(GetError::Write { path: target.to_owned(), source });
             }
             Err(missing @ GetError::Absent { .. }) => missing,
-            Err(missing @ GetError::Hole { .. }) if context.up_to_gap => missing,
+            Err(missing @ GetError::Hole { name, .. }) if context.up_to_gap == Some(name) => missing,
             fetched => return place(fetched?.0, directory, target).map(|()| Got::Fetched),
         };
         let FileName::Segment(segment) = name else { return Err(missing) };
         if is_standby(directory) {
             return Err(missing);
         }
-        let incoming = Incoming::new(part_of(directory, target));
-        let fetching = fetch_beginning(context, segment, incoming);
+        let path = part_of(directory, target);
+        let fetching = fetch_beginning(context, segment, &path);
         let fetched = tokio::time::timeout(limit, fetching).await;
         match fetched.unwrap_or(Err(GetError::Timeout { name: *name, after: limit }))? {
-            Beginning::Is(_, bytes) if has_more(directory, segment, bytes) => return Err(missing),
+            Beginning::Is(_, bytes) | Beginning::Holed(bytes, _) if has_more(directory, segment, bytes) => {
+                return Err(missing);
+            }
+            Beginning::Holed(..) if begun.elapsed() < context.limits.hole_wait => {
+                tokio::time::sleep(HOLE_LOOK_EVERY.min(context.limits.hole_wait)).await;
+            }
+            Beginning::Holed(from, to) => return Err(GetError::Torn { name: *segment, from, to }),
             Beginning::Is(incoming, bytes) => {
                 return place(incoming, directory, target).map(|()| Got::Beginning { bytes });
             }
@@ -198,7 +204,9 @@ async fn fetch(context: &Context, name: &FileName, directory: &Path, target: &Pa
             Beginning::Changed => return Err(GetError::Timeout { name: *name, after: limit }),
             // PostgreSQL 15 and later read ahead of the target. Where the gap is, they are told that WAL ends, or a backup
             // that is kept alone could not be brought to its own end.
-            Beginning::None if context.up_to_gap => return Err(GetError::Absent { name: *name }),
+            Beginning::None if context.up_to_gap == Some(*segment) => {
+                return Err(GetError::Absent { name: *name });
+            }
             Beginning::None => return Err(missing),
         }
     }

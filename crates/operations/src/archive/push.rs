@@ -14,6 +14,7 @@ use pg::wal::{check_segment, records::CommitWalk};
 use repository::archive::{ArchiveError, Identity, MAX_WAL_FILE, Stored, WalInfo};
 use tokio::time::Instant;
 
+use super::beginning::is_marked;
 use super::content::{Changed, HEAD, SegmentFile};
 use super::spool::{FileIdentity, Role, Spool};
 use super::{Background, Context, Start};
@@ -172,6 +173,11 @@ async fn store_segment(
     identity: FileIdentity,
     threads: usize,
 ) -> Result<Stored, PushError> {
+    // PostgreSQL archives a beginning that we gave it only with `archive_mode = always`. It is kept as PostgreSQL keeps what its
+    // own recovery left unfinished, and the segment's name stays free for the whole.
+    let partial = FileName::Partial(*segment);
+    let is_beginning = is_marked(&file, identity.size).map_err(|source| unread(path, source))?;
+    let name = if is_beginning { &partial } else { name };
     let mut head = vec![0; HEAD.min(identity.size as usize)];
     file.read_exact_at(&mut head, 0).map_err(|source| unread(path, source))?;
     let cluster = segment_identity(name, segment, &head, identity.size)?;
@@ -182,6 +188,12 @@ async fn store_segment(
     let content = Arc::new(SegmentFile::new(file, identity, info(context, name, identity.size), walk));
     let stored = context.repository.store_wal_file(&context.cluster, name, content, threads).await;
     failpoint::reach("wal-push.stored");
+    if is_beginning && matches!(stored, Err(ArchiveError::Conflict { .. })) {
+        // Another restore's, longer or shorter. Nothing is lost with this one: it came out of parts, and the timeline that was
+        // begun in it has a copy of what was replayed.
+        tracing::warn!(%segment, "another beginning of the segment is archived, and stays");
+        return Ok(Stored::AlreadyThere);
+    }
     stored.map_err(|source| match source {
         ArchiveError::Content { source, .. } => unread(path, source),
         source => PushError::Archive { name: *name, source },

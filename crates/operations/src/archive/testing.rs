@@ -75,7 +75,7 @@ pub async fn context_in(folder: &Path, store: Arc<dyn Storage>, seed: u8) -> Con
         cluster: ClusterName::new("main").unwrap(),
         spool: Some(folder.join("spool")),
         limits,
-        up_to_gap: false,
+        up_to_gap: None,
         now: || "2026-11-22T01:00:00Z".parse().unwrap(),
     }
 }

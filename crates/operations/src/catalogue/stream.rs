@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use pg::wal::{FileName, SegmentName, SegmentSize};
 use pg::{Lsn, TimelineId};
-use repository::archive::{ArchiveError, Gap, GapNote, Inventory, WalName, cover, covered};
+use repository::archive::{ArchiveError, Gap, GapNote, Inventory, WalName, cover, covered, holes};
 use repository::{ClusterName, Repository};
 use serde::Serialize;
 
@@ -81,7 +81,9 @@ pub struct Unfinished {
     pub segment: String,
     /// Bytes of it that are stored, from the first one on.
     pub length: u32,
-    /// How many parts hold them.
+    /// What is missing of it before its last stored byte: offsets of the first missing byte and of the first stored one after.
+    pub holes: Vec<(u32, u32)>,
+    /// How many parts of it there are.
     pub parts: usize,
     /// Bytes that they take in the repository.
     pub bytes: u64,
@@ -185,6 +187,7 @@ fn timelines(inventory: &Inventory, size: Option<SegmentSize>) -> Vec<TimelineCo
         let unfinished = Unfinished {
             segment: segment.to_string(),
             length: covered(&parts),
+            holes: holes(&parts),
             parts: parts.len(),
             bytes: parts.iter().filter_map(|part| inventory.parts.get(part)).sum(),
         };

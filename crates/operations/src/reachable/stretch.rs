@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pg::timeline::TimelineHistory;
 use pg::wal::SegmentSize;
 use pg::{Lsn, TimelineId};
-use repository::archive::{Inventory, covered};
+use repository::archive::{Inventory, stretches};
 
 /// WAL that is missing although later WAL of the same past is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Reach {
 ///
 /// A segment of a timeline counts up to the point where the path leaves it. The segment in which the path changes
 /// timelines counts whole on the newer one, which begins as a copy of the older (`XLogFileCopy`), and up to the change on
-/// the older. Of an unfinished segment the parts that follow each other from its first byte count; `.partial` files never do.
+/// the older. Of an unfinished segment its parts count, with holes between them; `.partial` files never do.
 pub fn continuous_until(
     inventory: &Inventory,
     path: &TimelineHistory,
@@ -79,10 +79,12 @@ fn stored_ranges(inventory: &Inventory, path: &TimelineHistory, size: SegmentSiz
     let unfinished = inventory.unfinished();
     for (timeline, begin, left) in reigns(path) {
         for (segment, parts) in unfinished.iter().filter(|(segment, _)| segment.timeline == timeline) {
-            let (start, bytes) = (segment.start(size), u64::from(covered(parts)));
-            let end = (start + bytes).min(left);
-            if segment.fits(size) && end > begin.max(start) {
-                stored.push((start, end));
+            let start = segment.start(size);
+            for (from, to) in stretches(parts) {
+                let (from, to) = (start + u64::from(from), (start + u64::from(to)).min(left));
+                if segment.fits(size) && to > begin.max(from) {
+                    stored.push((from, to));
+                }
             }
         }
         let segments = inventory.segments.get(&timeline).into_iter().flat_map(BTreeMap::keys);

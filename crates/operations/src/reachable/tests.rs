@@ -74,6 +74,21 @@ fn several_changes_in_one_segment() {
     assert_eq!(reach(&[(1, 4), (2, 5)], &switches, 4 * MIB), (5 * MIB + 20, vec![]));
 }
 
+#[test]
+fn a_hole_between_parts_is_a_hole() {
+    let mut inventory = inventory(&[(1, 4)]);
+    let segment = SegmentName::from_number(id(1), 5, size());
+    for (from, to) in [(0, 300), (100, 500), (800, 900)] {
+        inventory.parts.insert(repository::archive::Part { segment, from, to }, 1);
+    }
+    let reach = continuous_until(&inventory, &path(&[]), lsn(4 * MIB), size());
+    let hole = Hole { timeline: id(1), from: lsn(5 * MIB + 500), to: lsn(5 * MIB + 800) };
+    assert_eq!((reach.end, reach.hole()), (hole.from, Some(hole)));
+    // What a newer timeline has of the bytes before its beginning only does not count, nor what an older one wrote past its end.
+    let reach = continuous_until(&inventory, &path(&[5 * MIB + 600]), lsn(4 * MIB), size());
+    assert_eq!((reach.end.get(), reach.holes), (5 * MIB + 500, vec![]));
+}
+
 fn state(histories: &[TimelineHistory]) -> ArchiveState {
     let histories = histories.iter().map(|history| (history.timeline, history.clone())).collect();
     ArchiveState { histories, ..ArchiveState::default() }

@@ -26,15 +26,15 @@ pub(super) use state::Work;
 /// Complete segments that may wait to be stored; two at least, whatever their size.
 const WAITING_BYTES: u64 = 64 << 20;
 
-/// What the parts of an earlier run hold.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Compared {
-    /// What came.
-    Same,
-    /// Nothing: somebody removed them.
-    Gone,
-    /// It could not be seen.
-    Again,
+/// What was seen of parts of an earlier run; those in no list have to be looked at again.
+#[derive(Default)]
+pub(super) struct Compared {
+    /// They hold what came.
+    pub(super) same: Vec<Part>,
+    /// Somebody removed them.
+    pub(super) gone: Vec<Part>,
+    /// They cannot be read, and stay.
+    pub(super) damaged: Vec<Part>,
 }
 
 /// See the module.
@@ -197,35 +197,19 @@ impl Intake {
         let mut replaced = Vec::new();
         self.done(ticket, |segment| {
             segment.part_under_way = false;
-            if !stored {
-                return;
+            if stored {
+                replaced = segment.have_part(part);
             }
-            if part.from == 0 {
-                // One that reaches further is not replaced, whoever stored it.
-                let (kept, shorter) =
-                    std::mem::take(&mut segment.parts).into_iter().partition(|old| old.to > part.to);
-                (segment.parts, replaced) = (kept, shorter);
-                replaced.retain(|old| *old != part);
-            }
-            segment.parts.push(part);
-            segment.have_shipped(part.to);
         });
         self.lock().superseded.append(&mut replaced);
         self.news.notify_one();
     }
 
     /// What came of looking at the parts of an earlier run.
-    pub(super) fn compared(&self, ticket: Ticket, found: Compared) {
+    pub(super) fn compared(&self, ticket: Ticket, found: &Compared) {
         self.done(ticket, |segment| {
             segment.part_under_way = false;
-            match found {
-                Compared::Again => {}
-                Compared::Same => segment.have_shipped(segment.claimed),
-                Compared::Gone => {
-                    segment.parts.clear();
-                    segment.have_shipped(0);
-                }
-            }
+            segment.have_compared(found);
         });
     }
 

@@ -1,5 +1,7 @@
 //! Where to go on receiving: the end of what is stored, seen along the history of the server that streams.
 
+use std::collections::BTreeSet;
+
 use pg::timeline::TimelineHistory;
 use pg::wal::{SegmentName, SegmentSize};
 use pg::{Lsn, TimelineId};
@@ -72,6 +74,27 @@ pub(super) fn kept(kept: Lsn, history: &TimelineHistory, size: SegmentSize) -> P
     segment_start(history.timeline_at(kept), kept, size)
 }
 
+/// Where to begin on a server that still has the segments `held`, when everything up to `kept` can be had from it, and what is at
+/// `gone` cannot: at the first of the segments that lead to `kept` without a hole.
+pub(super) fn first_held(
+    kept: Position,
+    gone: Lsn,
+    held: &BTreeSet<SegmentName>,
+    history: &TimelineHistory,
+    size: SegmentSize,
+) -> Position {
+    let before = |at: &Position| {
+        let bytes = u64::from(size.bytes());
+        let start = at.lsn.get().checked_sub(bytes).and_then(Lsn::new).filter(|start| *start > gone)?;
+        let last = Lsn::new(start.get() + bytes - 1)?;
+        // Where its timeline was left, the server has the segment under the name of the next one only.
+        let names = [start, last].map(|lsn| SegmentName::containing(history.timeline_at(lsn), start, size));
+        let is_held = names.iter().any(|name| held.contains(name));
+        is_held.then(|| self::kept(start, history, size))
+    };
+    std::iter::successors(Some(kept), before).last().expect("the first is there")
+}
+
 /// The start of the segment that holds `lsn`.
 pub(super) fn segment_start(timeline: TimelineId, lsn: Lsn, size: SegmentSize) -> Position {
     let start = SegmentName::containing(timeline, lsn, size).start(size);
@@ -115,6 +138,21 @@ mod tests {
         assert_eq!(kept(Lsn::new(32 * MIB + 5).unwrap(), &path, size), at(1, 32 * MIB));
         assert_eq!(kept(Lsn::new(34 * MIB).unwrap(), &path, size), at(2, 32 * MIB));
         assert_eq!(kept(Lsn::new(49 * MIB).unwrap(), &path, size), at(2, 48 * MIB));
+    }
+
+    #[test]
+    fn what_the_server_has_though_nothing_keeps_it_is_used() {
+        let (size, path) = (SegmentSize::DEFAULT, history(2, "1 0/3100000\n"));
+        let held = ["000000010000000000000001", "000000020000000000000003", "000000020000000000000004"];
+        let held: BTreeSet<SegmentName> = held.iter().map(|name| name.parse().unwrap()).collect();
+        let first = |kept, gone| first_held(kept, Lsn::new(gone).unwrap(), &held, &path, size);
+        assert_eq!(first(at(2, 80 * MIB), 16 * MIB), at(1, 48 * MIB), "the one before is not there");
+        assert_eq!(first(at(2, 80 * MIB), 48 * MIB), at(2, 64 * MIB), "what is gone is not asked for again");
+        assert_eq!(first(at(2, 112 * MIB), 16 * MIB), at(2, 112 * MIB), "a hole before it");
+        assert_eq!(
+            first_held(at(2, 80 * MIB), Lsn::new(5).unwrap(), &BTreeSet::new(), &path, size),
+            at(2, 80 * MIB)
+        );
     }
 
     #[test]

@@ -10,12 +10,11 @@ use jiff::Timestamp;
 use pg::Lsn;
 use pg::wal::records::CommitWalk;
 use pg::wal::{FileName, LONG_HEADER_SIZE, SegmentName, SegmentSize};
-use repository::archive::{Part, WalContent, WalInfo, WalName};
+use repository::archive::{Part, WalContent, WalInfo, WalName, cover, covered};
 use tokio::time::Instant;
 
-/// From so many parts on the next one begins at the segment's first byte again and replaces them, so that a server that
-/// takes a day to fill a segment does not leave a part for each second of it.
-const PARTS_MAX: usize = 64;
+use super::intake::Compared;
+use super::level;
 
 /// A file for the bytes of one segment, which ends with this process: whatever is in it can be streamed again.
 pub(super) fn spool_file(folder: &Path) -> io::Result<File> {
@@ -40,6 +39,10 @@ pub(super) struct OpenSegment {
     pub(super) closed: bool,
     /// Parts of it that are stored.
     pub(super) parts: Vec<Part>,
+    /// Those of an earlier run that were not seen yet to hold what came.
+    pub(super) unseen: Vec<Part>,
+    /// Parts of an earlier run that are damaged. They stay as they are, so their names are taken.
+    pub(super) damaged: Vec<Part>,
     /// Bytes that the repository has, from the first one on, seen to be those that came.
     pub(super) shipped: u32,
     /// Bytes that parts of an earlier run claim to have; they are looked at once so much came.
@@ -72,7 +75,9 @@ impl OpenSegment {
             filled: 0,
             walk: CommitWalk::new(&name, size),
             closed: false,
-            claimed: repository::archive::covered(&parts),
+            claimed: covered(&parts),
+            unseen: parts.clone(),
+            damaged: Vec::new(),
             parts,
             shipped: 0,
             waiting_since: None,
@@ -123,7 +128,7 @@ impl OpenSegment {
     pub(super) fn is_done(&self) -> bool {
         let settled = !self.part_under_way && !self.whole_under_way;
         // Parts of an earlier run that hold more than came again stay as they are: they may be all that is left of it.
-        let is_claimed = self.claimed > self.shipped && self.claimed >= self.filled;
+        let is_claimed = self.claimed > self.shipped && self.claimed > self.filled;
         let left = self.closed
             && !self.is_full()
             && (self.shipped == self.filled || !self.has_header() || is_claimed);
@@ -135,10 +140,64 @@ impl OpenSegment {
         self.filled as usize >= LONG_HEADER_SIZE
     }
 
-    /// The part to store next: what came since the last one, or all of it when there are many.
+    /// Parts of an earlier run that are to be compared now: those that make the beginning, once so much came, and all others
+    /// before the whole is stored, which takes their place.
+    pub(super) fn to_compare(&self) -> Vec<Part> {
+        match self.filled {
+            _ if self.is_full() => self.unseen.clone(),
+            filled if self.claimed > self.shipped && filled >= self.claimed => cover(&self.parts),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Takes in what was seen of parts of an earlier run.
+    pub(super) fn have_compared(&mut self, found: &Compared) {
+        self.unseen.retain(|part| !found.same.contains(part));
+        for list in [&mut self.unseen, &mut self.parts] {
+            list.retain(|part| !found.gone.contains(part) && !found.damaged.contains(part));
+        }
+        self.damaged.extend(&found.damaged);
+        let cover = cover(&self.parts);
+        let reached = cover.last().map_or(0, |part| part.to);
+        if cover.iter().any(|part| self.unseen.contains(part)) {
+            self.claimed = reached;
+        } else {
+            self.have_shipped(reached);
+        }
+    }
+
+    /// The part to store next: what came since the last one, and what is in smaller ones before it when they are many.
     pub(super) fn next_part(&self) -> Part {
-        let again = self.parts.len() >= PARTS_MAX || self.claimed > self.shipped;
-        Part { segment: self.name, from: if again { 0 } else { self.shipped }, to: self.filled }
+        let is_sure = |part: &&Part| part.to <= self.shipped && !self.unseen.contains(part);
+        let stored: Vec<Part> = self.parts.iter().filter(is_sure).copied().collect();
+        let from = level::begin(&cover(&stored), self.shipped, self.filled, self.size.bytes());
+        let mut part = Part { segment: self.name, from, to: self.filled };
+        while self.damaged.contains(&part) {
+            // What a shorter one leaves out comes with the next.
+            if part.from > 0 { part.from = 0 } else { part.to -= 1 }
+        }
+        part
+    }
+
+    /// Notes that a part is stored; returns those whose place it takes. One that reaches further is not replaced, whoever
+    /// stored it, nor one that was not compared.
+    pub(super) fn have_part(&mut self, part: Part) -> Vec<Part> {
+        let is_within = |old: &Part| part.from <= old.from && old.to <= part.to && *old != part;
+        let (replaced, mut kept): (Vec<Part>, Vec<Part>) = std::mem::take(&mut self.parts)
+            .into_iter()
+            .partition(|old| is_within(old) && !self.unseen.contains(old));
+        kept.retain(|old| *old != part);
+        kept.push(part);
+        self.parts = kept;
+        self.have_shipped(part.to);
+        replaced
+    }
+
+    /// When it will be full, if WAL keeps coming as it did since `since`; `None` if none came.
+    pub(super) fn full_at(&self, since: Instant, now: Instant) -> Option<Instant> {
+        let came = self.filled.checked_sub(self.shipped).filter(|came| *came > 0)?;
+        let left = f64::from(self.size.bytes() - self.filled) / f64::from(came);
+        now.checked_add(now.saturating_duration_since(since).mul_f64(left))
     }
 
     /// The whole, to be stored.

@@ -133,29 +133,41 @@ impl Store {
     }
 
     /// Whether the parts of an earlier run hold what the server sent again. Other bytes under the same name mean that two
-    /// servers wrote the same timeline.
+    /// servers wrote the same timeline. Damage is told and passed over: what came is there to be stored again.
     async fn compare(&self, ticket: Ticket, parts: Vec<(Part, Arc<Stretch>)>) -> Result<(), ReceiveError> {
-        let mut found = Compared::Same;
+        let mut found = Compared::default();
         for (part, content) in parts {
-            let compared = async {
-                let Some(stored) = self.repository.stored_digest(&self.cluster, &part).await? else {
-                    return Ok(Compared::Gone);
-                };
-                if stored != (self.digest(&content).await?, content.length()) {
-                    return Err(ArchiveError::Conflict { name: (&part).into() });
+            let mut is_there = true;
+            let compared = match self.is_same(&part, &content).await {
+                Ok(found) => {
+                    is_there = found;
+                    Ok(())
                 }
-                Ok(Compared::Same)
+                Err(ArchiveError::Repository(error)) if error.is_damage() => {
+                    let error = chain(&error);
+                    let text = format!("{part} is damaged and is kept; its WAL is stored again: {error}");
+                    (self.tell)(Notice::Warning(text));
+                    found.damaged.push(part);
+                    continue;
+                }
+                Err(error) => Err(error),
             };
-            let mut one = Compared::Again;
-            let compared = compared.await.map(|found| one = found);
-            self.judge(&part.to_string(), compared).await?;
-            if one != Compared::Same {
-                found = one;
+            if !self.judge(&part.to_string(), compared).await? {
                 break;
             }
+            if is_there { &mut found.same } else { &mut found.gone }.push(part);
         }
-        self.intake.compared(ticket, found);
+        self.intake.compared(ticket, &found);
         Ok(())
+    }
+
+    /// Whether a stored part holds what came; false if it is not there.
+    async fn is_same(&self, part: &Part, content: &Arc<Stretch>) -> Result<bool, ArchiveError> {
+        match self.repository.stored_digest(&self.cluster, part).await? {
+            None => Ok(false),
+            Some(stored) if stored == (self.digest(content).await?, content.length()) => Ok(true),
+            Some(_) => Err(ArchiveError::Conflict { name: part.into() }),
+        }
     }
 
     async fn digest(&self, content: &Arc<Stretch>) -> Result<[u8; 32], ArchiveError> {

@@ -78,7 +78,7 @@ fn write_settings(plan: &RestorePlan, tree: &Tree) -> Result<(), RestoreError> {
         } else {
             request.action
         },
-        restore_command: plan.restore_command().to_owned(),
+        restore_command: request.restore_command.clone(),
     };
     text.extend_from_slice(format!("# pgkeep restored backup {}\n", plan.backup).as_bytes());
     text.extend_from_slice(settings.auto_conf_lines(plan.major).as_bytes());

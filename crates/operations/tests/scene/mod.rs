@@ -213,7 +213,6 @@ impl Scene {
             tablespaces_under: None,
             delta: false,
             restore_command: format!("cp {}/%f %p", self.folder.path().join("wal").display()),
-            up_to_gap_command: None,
             keep_archiving: false,
             // What came over SQL does not know its owner, whom root must name.
             owner: self

@@ -103,6 +103,26 @@ pub fn covered(parts: &[Part]) -> u32 {
     cover(parts).last().map_or(0, |part| part.to)
 }
 
+/// The stretches of their segment that `parts` hold, each as long as it can be, in order: first byte, and the one after the last.
+pub fn stretches(parts: &[Part]) -> Vec<(u32, u32)> {
+    let mut ranges: Vec<(u32, u32)> = parts.iter().map(|part| (part.from, part.to)).collect();
+    ranges.sort_unstable();
+    ranges.into_iter().fold(Vec::new(), |mut stretches: Vec<(u32, u32)>, (from, to)| {
+        match stretches.last_mut().filter(|last| last.1 >= from) {
+            Some(last) => last.1 = last.1.max(to),
+            None => stretches.push((from, to)),
+        }
+        stretches
+    })
+}
+
+/// What is missing between a segment's first byte and the last one that `parts` hold, in order.
+pub fn holes(parts: &[Part]) -> Vec<(u32, u32)> {
+    let stretches = stretches(parts);
+    let ends = std::iter::once(0).chain(stretches.iter().map(|stretch| stretch.1));
+    ends.zip(&stretches).map(|(end, next)| (end, next.0)).filter(|(end, next)| end < next).collect()
+}
+
 /// The end of what is stored of a timeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewestWal {
@@ -219,6 +239,11 @@ mod tests {
         assert_eq!(cover(&parts), [part(0, 30), part(30, 40)]);
         assert_eq!(covered(&parts[4..]), 0);
         assert_eq!(covered(&[]), 0);
+        assert_eq!(stretches(&parts), [(0, 40), (50, 60)]);
+        assert_eq!(
+            (holes(&parts), holes(&parts[3..]), holes(&[])),
+            (vec![(40, 50)], vec![(0, 30), (40, 50)], vec![])
+        );
     }
 
     proptest! {
@@ -228,6 +253,12 @@ mod tests {
             let held = |at: u32| parts.iter().any(|part| part.from <= at && at < part.to);
             let reached = (0..100).find(|at| !held(*at)).unwrap();
             prop_assert_eq!(covered(&parts), reached);
+            let in_one = |at: u32, of: Vec<(u32, u32)>| of.iter().any(|(from, to)| (*from..*to).contains(&at));
+            let last = (0..100).rev().find(|at| held(*at)).unwrap_or(0);
+            for at in 0..100 {
+                prop_assert_eq!(in_one(at, stretches(&parts)), held(at));
+                prop_assert_eq!(in_one(at, holes(&parts)), !held(at) && at < last);
+            }
         }
 
         #[test]

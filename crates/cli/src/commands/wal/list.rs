@@ -91,6 +91,13 @@ fn text(content: &WalContent, lag: Option<Lag>) -> String {
     if !content.others.is_empty() {
         text.push_str(&format!("and {} other files (.backup, .partial)\n", content.others.len()));
     }
+    for part in content.timelines.iter().flat_map(|timeline| &timeline.unfinished) {
+        for (from, to) in &part.holes {
+            let hole =
+                format!("bytes {from} to {to} of {} are missing, though later ones are stored", part.segment);
+            push_wrapped(&mut text, "problem: ", &hole, width());
+        }
+    }
     for gap in &content.gaps {
         let head = if gap.filled { "notice:  " } else { "problem: " };
         push_wrapped(&mut text, head, &gap_text(gap), width());

@@ -28,6 +28,16 @@ pub enum GetError {
         /// The next one stored.
         later: SegmentName,
     },
+    /// The segment is not finished, and between the parts of it that are stored some bytes are missing.
+    #[error("bytes {from} to {to} of {name} are missing from the archive, which has later ones")]
+    Torn {
+        /// The segment.
+        name: SegmentName,
+        /// Offset of the first missing byte.
+        from: u32,
+        /// Offset of the first stored one after it.
+        to: u32,
+    },
     /// Nothing of ours is where the archive should be, so nothing can be said to be absent from it.
     #[error("the repository has no stream {cluster}, so that {name} is missing means nothing")]
     NoStream {
@@ -95,7 +105,9 @@ impl GetError {
             Self::Absent { .. } => 1,
             Self::Name { .. } => FATAL + status::WRONG_REQUEST,
             Self::NoStream { .. } => FATAL + status::NOT_FOUND,
-            Self::Hole { .. } | Self::Mismatch(_) | Self::Length { .. } => FATAL + status::DAMAGED,
+            Self::Hole { .. } | Self::Torn { .. } | Self::Mismatch(_) | Self::Length { .. } => {
+                FATAL + status::DAMAGED
+            }
             Self::Archive { source, .. } => FATAL + archive_status(source),
             Self::Write { .. } | Self::Timeout { .. } => FATAL + status::TRY_AGAIN,
         }

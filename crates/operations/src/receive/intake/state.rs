@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use pg::wal::SegmentName;
 use pg::{Lsn, TimelineId};
-use repository::archive::{Part, cover};
+use repository::archive::Part;
 use server::connection::Waker;
 use tokio::time::Instant;
 
@@ -97,30 +97,31 @@ impl State {
         }
         // Only of the first: the repository has no hole that a restart would have to find, what is said to be durable has none
         // before it, and a segment is stored only when the server was told of everything before it.
-        if let Some(first) = self.open.front_mut().filter(|first| first.is_full()) {
-            if first.is_stored || first.whole_under_way {
+        let Some(first) = self.open.front_mut().filter(|first| first.has_header()) else { return Err(None) };
+        let compared = if first.part_under_way { Vec::new() } else { first.to_compare() };
+        if !compared.is_empty() {
+            first.part_under_way = true;
+            first.cut_at = None;
+            let parts = compared.into_iter().map(|part| (part, first.part(part, stored))).collect();
+            return Ok(Work::Compare(first.ticket, parts));
+        }
+        if first.is_full() {
+            // Parts that hold something else are a conflict, which is told before anything takes their place.
+            if first.is_stored || first.whole_under_way || !first.unseen.is_empty() {
                 return Err(None);
             }
             first.whole_under_way = true;
             return Ok(Work::Whole(first.ticket, first.name, first.whole(stored)));
         }
-        let is_free = |first: &&mut OpenSegment| !first.part_under_way && first.has_header();
-        let Some(first) = self.open.front_mut().filter(is_free) else { return Err(None) };
-        if first.claimed > first.shipped {
-            if first.filled < first.claimed {
-                return Err(None);
-            }
-            first.part_under_way = true;
-            first.cut_at = None;
-            let parts = cover(&first.parts);
-            let parts = parts.into_iter().map(|part| (part, first.part(part, stored))).collect();
-            return Ok(Work::Compare(first.ticket, parts));
+        if first.part_under_way || first.claimed > first.shipped {
+            return Err(None);
         }
         let Some(since) = first.waiting_since.filter(|_| first.filled > first.shipped) else {
             return Err(None);
         };
-        let due = since + max_lag;
-        if now < due && !first.closed {
+        if !first.closed
+            && let Some(due) = not_due(first, since, now, max_lag)
+        {
             return Err(Some(due));
         }
         first.part_under_way = true;
@@ -128,4 +129,15 @@ impl State {
         let part = first.next_part();
         Ok(Work::Part(first.ticket, part, first.part(part, stored)))
     }
+}
+
+/// When a part is due of a segment whose first byte that is in none came at `since`; `None` if that is now. Of a segment that is
+/// about to be stored whole none is stored any more, unless that takes half as long again.
+fn not_due(first: &OpenSegment, since: Instant, now: Instant, max_lag: Duration) -> Option<Instant> {
+    let (due, latest) = (since + max_lag, since + max_lag + max_lag / 2);
+    if now < due {
+        return Some(due);
+    }
+    let waits = now < latest && first.full_at(since, now).is_some_and(|full| full <= latest);
+    waits.then_some(latest)
 }

@@ -47,6 +47,17 @@ impl Taking {
         }
     }
 
+    /// Answers a comparison that is due of these parts, out of which some are the same, and some damaged.
+    fn compare(&self, expected: &[(u32, u32)], same: usize, damaged: usize) {
+        let Ok(Work::Compare(ticket, parts)) = self.next() else { panic!("parts are to be compared") };
+        let parts: Vec<Part> = parts.into_iter().map(|(part, _)| part).collect();
+        assert_eq!(parts.iter().map(|part| (part.from, part.to)).collect::<Vec<_>>(), expected);
+        let (same, rest) = parts.split_at(same);
+        let (damaged, gone) = rest.split_at(damaged);
+        let found = Compared { same: same.to_vec(), gone: gone.to_vec(), damaged: damaged.to_vec() };
+        self.intake.compared(ticket, &found);
+    }
+
     fn durable(&self) -> u64 {
         self.intake.durable(TimelineId::FIRST).map_or(0, Lsn::get) - u64::from(5 * MIB)
     }
@@ -116,12 +127,7 @@ fn parts_of_an_earlier_run_count_when_they_hold_what_came() {
     assert!(matches!(taking.next(), Err(None)), "they cannot be compared yet");
     assert_eq!(taking.durable(), 0);
     taking.take(1000);
-    let Ok(Work::Compare(name, parts)) = taking.next() else { panic!("they are to be compared") };
-    assert_eq!(
-        parts.iter().map(|(part, _)| (part.from, part.to)).collect::<Vec<_>>(),
-        [(0, 4096), (4096, 8192)]
-    );
-    taking.intake.compared(name, Compared::Same);
+    taking.compare(&[(0, 4096), (4096, 8192)], 2, 0);
     assert_eq!(taking.durable(), 8192);
     let (_, next) = taking.next_part();
     assert_eq!((next.from, next.to), (8192, 9191));
@@ -131,17 +137,64 @@ fn parts_of_an_earlier_run_count_when_they_hold_what_came() {
 fn parts_that_somebody_removed_are_stored_again() {
     let mut taking = Taking::new(&[(0, 4096)]);
     taking.take(5000);
-    let Ok(Work::Compare(name, _)) = taking.next() else { panic!("they are to be compared") };
-    taking.intake.compared(name, Compared::Gone);
+    taking.compare(&[(0, 4096)], 0, 0);
     taking.wait(LAG);
     let (_, next) = taking.next_part();
     assert_eq!((next.from, next.to), (0, 5000));
 }
 
 #[test]
+fn before_the_whole_is_stored_every_part_that_it_replaces_is_compared() {
+    let taking = Taking::new(&[(0, 4096), (4000, 4100), (9000, 10_000)]);
+    taking.take(MIB);
+    let Ok(Work::Compare(ticket, parts)) = taking.next() else { panic!("they are to be compared") };
+    assert_eq!(parts.len(), 3);
+    assert!(matches!(taking.next(), Err(None)), "nothing is stored before the answer");
+    let seen = Compared { same: vec![parts[0].0, parts[1].0], ..Compared::default() };
+    taking.intake.compared(ticket, &seen);
+    taking.compare(&[(9000, 10_000)], 1, 0);
+    let Ok(Work::Whole(ticket, ..)) = taking.next() else { panic!("the segment is full") };
+    taking.intake.whole_done(ticket, true);
+    assert!(matches!(taking.next(), Ok(Work::Remove(parts)) if parts.len() == 3));
+}
+
+#[test]
+fn a_damaged_part_is_stored_again_under_another_name_and_never_removed() {
+    let mut taking = Taking::new(&[(0, 5000)]);
+    taking.take(5000);
+    taking.compare(&[(0, 5000)], 0, 1);
+    for range in [(0, 4999), (4999, 5000)] {
+        taking.wait(LAG);
+        let (ticket, part) = taking.next_part();
+        assert_eq!((part.from, part.to), range);
+        taking.intake.part_done(ticket, part, true);
+    }
+    assert_eq!(taking.durable(), 5000);
+    taking.take(MIB - 5000);
+    let Ok(Work::Whole(ticket, ..)) = taking.next() else { panic!("the segment is full") };
+    taking.intake.whole_done(ticket, true);
+    let Ok(Work::Remove(parts)) = taking.next() else { panic!("its parts are of no use") };
+    assert!(parts.iter().all(|part| (part.from, part.to) != (0, 5000)), "{parts:?}");
+}
+
+#[test]
+fn of_a_segment_that_is_about_to_fill_no_part_is_stored_unless_it_does_not() {
+    let mut taking = Taking::new(&[]);
+    taking.take(MIB / 10 * 7);
+    taking.wait(LAG);
+    assert!(matches!(taking.next(), Err(Some(due)) if due == taking.now + LAG / 2), "full in 0.43 s");
+    taking.wait(LAG / 2);
+    assert_eq!(taking.next_part().1.to, MIB / 10 * 7, "it did not fill");
+    let mut taking = Taking::new(&[]);
+    taking.take(MIB / 10 * 6);
+    taking.wait(LAG);
+    assert_eq!(taking.next_part().1.to, MIB / 10 * 6, "full in 0.67 s");
+}
+
+#[test]
 fn many_parts_become_one() {
     let mut taking = Taking::new(&[]);
-    for number in 0..64 {
+    for number in 0..63 {
         taking.take(100);
         taking.wait(LAG);
         let (ticket, part) = taking.next_part();
@@ -151,10 +204,13 @@ fn many_parts_become_one() {
     taking.take(100);
     taking.wait(LAG);
     let (ticket, all) = taking.next_part();
-    assert_eq!((all.from, all.to), (0, 6500));
+    assert_eq!((all.from, all.to), (0, 6400));
     taking.intake.part_done(ticket, all, true);
     let Ok(Work::Remove(parts)) = taking.next() else { panic!("the many are of no use") };
-    assert_eq!(parts.len(), 64);
+    assert_eq!(parts.len(), 63);
+    taking.take(100);
+    taking.wait(LAG);
+    assert_eq!(taking.next_part().1.from, 6400, "what was put together stays");
 }
 
 #[test]
@@ -212,6 +268,7 @@ fn a_closed_segment_has_to_be_begun_again() {
     taking.intake.begin(segment(5), vec![part]).unwrap();
     taking.take(MIB);
     assert!(taking.intake.can_go_on());
+    taking.compare(&[(0, 300)], 1, 0);
     let Ok(Work::Whole(name, ..)) = taking.next() else { panic!("it is full") };
     taking.intake.whole_done(name, true);
     assert!(taking.intake.can_go_on(), "the next segment follows");
@@ -237,8 +294,7 @@ fn parts_that_hold_more_than_came_again_are_kept() {
     assert_eq!(taking.durable(), 0, "they were not compared");
     let mut taking = Taking::new(&[(0, 1000), (4096, 9000)]);
     taking.take(5000);
-    let Ok(Work::Compare(ticket, _)) = taking.next() else { panic!("the first is to be compared") };
-    taking.intake.compared(ticket, Compared::Gone);
+    taking.compare(&[(0, 1000)], 0, 0);
     taking.wait(LAG);
     let (ticket, part) = taking.next_part();
     taking.intake.part_done(ticket, part, true);

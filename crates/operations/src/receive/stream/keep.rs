@@ -1,10 +1,12 @@
 //! What the server keeps for us, and what happens when it has not kept it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use pg::Lsn;
 use pg::timeline::TimelineHistory;
+use pg::wal::SegmentName;
 use repository::archive::{Gap, GapNote};
 use server::connection::{Connection, ServerError};
 use server::facts::Slot;
@@ -67,8 +69,9 @@ impl Stream {
     ) -> Result<(), Broken> {
         let Store { repository, cluster, intake, .. } = &*self.store;
         intake.close();
-        let kept = self.kept_after(&self.host.session()?, start.lsn)?;
-        let next = position::kept(kept, history, intake.size());
+        let sql = self.host.session()?;
+        let kept = position::kept(self.kept_after(&sql, start.lsn)?, history, intake.size());
+        let next = position::first_held(kept, start.lsn, &on_disk(&sql)?, history, intake.size());
         if next.lsn <= start.lsn {
             return Err(Broken::Server(error));
         }
@@ -95,6 +98,18 @@ impl Stream {
         let made = Slot::named(sql, &self.slot)?.and_then(|slot| slot.restart_lsn);
         let what = || format!("slot {} keeps no WAL though it was just made", self.slot);
         Ok(made.ok_or_else(|| ServerError::UnexpectedAnswer { what: what() })?)
+    }
+}
+
+/// The segments that the server has, whether something keeps them or not; none if the role may not see them.
+fn on_disk(sql: &Connection) -> Result<BTreeSet<SegmentName>, ServerError> {
+    match sql.query("SELECT name FROM pg_catalog.pg_ls_waldir()", &[]) {
+        Ok(rows) => Ok(rows.iter().filter_map(|row| row.text(0).ok()??.parse().ok()).collect()),
+        Err(error) if error.is_permission_denied() => {
+            tracing::info!(%error, "only what the slot keeps is received");
+            Ok(BTreeSet::new())
+        }
+        Err(error) => Err(error),
     }
 }
 
