@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pg::control::ControlFile;
+use pg::control::{CONTROL_FILE_SIZE, ControlError, ControlFile};
 use repository::manifest::Manifest;
 use repository::moved::Places;
 use repository::proof::Damage;
@@ -102,7 +102,7 @@ impl Subjects {
             self.packs.entry(id).or_insert(item);
         }
         let span = manifest.span();
-        let control = ControlFile::parse(&manifest.control_file).ok();
+        let control = control_of(&manifest).ok();
         let checksums = control.filter(ControlFile::has_data_checksums).map(|control| control.segment_blocks);
         self.backups.push(Subject {
             id: manifest.id,
@@ -124,6 +124,13 @@ async fn moved_to(run: &Run<'_>, id: PackId, rank: u32) -> Result<PackItem, Veri
     Ok(PackItem { size, tail_len: None, rank })
 }
 
+/// The control file with the zeros that it is stored without, to which the last byte of its CRC may belong.
+fn control_of(manifest: &Manifest) -> Result<ControlFile, ControlError> {
+    let mut bytes = manifest.control_file.clone();
+    bytes.resize(CONTROL_FILE_SIZE.max(bytes.len()), 0);
+    ControlFile::parse(&bytes)
+}
+
 /// What a manifest says against its own backup.
 fn of_manifest(manifest: &Manifest) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -131,7 +138,7 @@ fn of_manifest(manifest: &Manifest) -> Vec<Finding> {
         Finding::damage(what, format!("backup {} does not start when it is restored", manifest.id))
             .hurting(vec![manifest.id.clone()])
     };
-    match ControlFile::parse(&manifest.control_file) {
+    match control_of(manifest) {
         Ok(control) => findings.extend(mismatch(&control, manifest).map(lost)),
         Err(error) => findings.push(lost(format!("global/pg_control: {error}"))),
     }
@@ -151,7 +158,7 @@ fn of_manifest(manifest: &Manifest) -> Vec<Finding> {
 }
 
 fn hurt_page(manifest: &Manifest, path: &[u8], block: u32) -> HurtFile {
-    let control = ControlFile::parse(&manifest.control_file).ok();
+    let control = control_of(manifest).ok();
     let per_file = control.map_or(u32::MAX, |control| control.segment_blocks.max(1));
     let block = u64::from(block % per_file);
     HurtFile {
@@ -176,4 +183,16 @@ fn mismatch(control: &ControlFile, manifest: &Manifest) -> Option<String> {
     ];
     let (what, found, expected) = pairs.into_iter().find(|(_, found, expected)| found != expected)?;
     Some(format!("global/pg_control has {what} {found}, and the server had {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_file_whose_sum_ends_in_zeros_is_as_long_as_any_other() {
+        // Cut to nothing it is still a whole file, of zeros, and not one that was cut off.
+        let zeros = control_of(&Manifest::default());
+        assert!(!matches!(zeros, Err(ControlError::TooShort { .. })), "{zeros:?}");
+    }
 }
