@@ -10,29 +10,35 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pg::wal::{SegmentMismatch, SegmentName};
 use pg::{Lsn, TimelineId};
-use repository::archive::{ArchiveError, Gap, Identity, Part};
+use repository::archive::{ArchiveError, Gap, Part};
 use repository::{ClusterName, Repository};
 use server::connection::{Connection, ConnectionSettings, ServerError};
-use server::facts::{ArchiveMode, ServerFacts, Slot};
+use server::facts::{ArchiveMode, Slot};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+mod health;
+mod host;
 mod intake;
 mod limit;
 mod position;
 mod segment;
 mod slot;
+mod start;
 mod store;
 mod stream;
 
 pub use slot::{default_slot_name, is_slot_name};
 
+use health::Health;
+use host::Host;
 use intake::Intake;
+use start::Start;
 use store::Store;
 use stream::Stream;
 
@@ -117,6 +123,18 @@ pub enum Notice {
         /// How many times in a row.
         failures: u32,
     },
+    /// The repository could not be read; that is tried again.
+    RepositoryFails {
+        /// How.
+        error: String,
+    },
+    /// The connection to the server is closed until something can be stored again.
+    StorageDown {
+        /// How long nothing was stored.
+        waited: Duration,
+        /// The slot that keeps what is written meanwhile.
+        slot: String,
+    },
     /// Something could not be stored; it is tried again.
     StorageFails {
         /// What.
@@ -190,10 +208,9 @@ pub async fn receive(
     if !is_slot_name(&request.slot) {
         return Err(ReceiveError::SlotName { name: request.slot.clone() });
     }
-    let facts = facts_when_it_answers(&settings, &tell, &stop).await?;
-    let Some(facts) = facts else { return Ok(()) };
-    let identity = identity(&facts, &settings).await?;
-    repository.bind(&request.cluster, &identity).await?;
+    let settings = host::prompt(settings, &request.slot);
+    let started = start::start(&settings, &repository, request, &tell, &stop).await?;
+    let Some(Start { facts, identity, hosts, .. }) = started else { return Ok(()) };
     let store = Arc::new(Store {
         intake: Arc::new(Intake::new(facts.wal_segment_size, request.spool.clone())),
         repository,
@@ -203,16 +220,15 @@ pub async fn receive(
         threads: request.workers.clamp(1, 2),
         archives_too: AtomicBool::new(facts.archive_mode != ArchiveMode::Off),
         tell,
-        failures: AtomicU32::new(0),
+        health: Health::new(),
     });
-    let (stopping, over_limit) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (stopping, host) = (Arc::new(AtomicBool::new(false)), Arc::new(Host::new(settings, hosts)));
     let stream = Stream {
-        settings: settings.clone(),
+        host: host.clone(),
         slot: request.slot.clone(),
         store: store.clone(),
         handle: Handle::current(),
         stop: stopping.clone(),
-        over_limit: over_limit.clone(),
         until: request.until,
     };
     let (ended, has_ended) = watch::channel(false);
@@ -221,7 +237,7 @@ pub async fn receive(
         ended.send_replace(true);
         outcome
     });
-    let watching = limit::watch(settings, request.clone(), store.clone(), over_limit);
+    let watching = limit::watch(host, request.clone(), store.clone());
     let storing = tokio::spawn(store.clone().run(has_ended));
     tokio::pin!(watching, storing);
     loop {
@@ -251,45 +267,9 @@ pub fn drop_slot(settings: &ConnectionSettings, slot: &str) -> Result<bool, Serv
     slot::drop_slot(&connection, slot).map(|()| true)
 }
 
-/// What the server is; asked again until it answers, so that a receiver may be started before its server. `None` when it is
-/// to stop first.
-async fn facts_when_it_answers(
-    settings: &ConnectionSettings,
-    tell: &Tell,
-    stop: &watch::Receiver<bool>,
-) -> Result<Option<ServerFacts>, ReceiveError> {
-    let mut failures = 0;
-    while !*stop.borrow() {
-        let settings = settings.clone().connect_timeout(Duration::from_secs(5));
-        let asked = tokio::task::spawn_blocking(move || {
-            Connection::connect(&settings).and_then(|connection| ServerFacts::read(&connection))
-        });
-        match asked.await.expect("asking does not panic and is not cancelled") {
-            Ok(facts) => return Ok(Some(facts)),
-            Err(error) if error.is_transient() => {
-                failures += 1;
-                tell(Notice::ServerFails { error: error.to_string(), failures });
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(None)
-}
-
-/// What the stream is bound to. The system identifier comes over the replication connection, which needs no other right.
-async fn identity(facts: &ServerFacts, settings: &ConnectionSettings) -> Result<Identity, ReceiveError> {
-    if !facts.major.is_supported() {
-        return Err(ReceiveError::Unusable { what: format!("PostgreSQL {} is not supported", facts.major) });
-    }
-    let settings = settings.clone();
-    let asked = tokio::task::spawn_blocking(move || {
-        server::connection::Replication::connect(&settings)?.identify_system()
-    });
-    let system = asked.await.expect("asking does not panic and is not cancelled")?;
-    Ok(Identity {
-        system_identifier: system.system_identifier,
-        segment_size: facts.wal_segment_size.bytes(),
-        major: u32::from(facts.major.number()),
-    })
+/// The pause before another attempt, after so many that failed in a row: it doubles from the first to the last.
+pub fn pause_after(failures: u32) -> Duration {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LAST: Duration = Duration::from_secs(2);
+    FIRST.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LAST)
 }

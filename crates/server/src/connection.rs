@@ -6,6 +6,7 @@
 
 mod binary_copy;
 mod error;
+mod hosts;
 mod raw;
 mod replication;
 mod rows;
@@ -47,15 +48,6 @@ impl Connection {
         let session = Session::connect(&keywords).map_err(|failure| settings.scrub_failure(failure))?;
         let server_version_num = session.server_version();
         Ok(Self { session: Mutex::new(session), settings: settings.clone(), server_version_num })
-    }
-
-    /// The settings by which another session comes to the host, address and port of this one, whichever of several
-    /// hosts or addresses that was.
-    pub fn settings_beside(&self) -> ConnectionSettings {
-        let mut session = self.lock();
-        let beside = self.settings.clone().with("host", &session.host()).with("port", &session.port());
-        let address = session.host_address();
-        if address.is_empty() { beside } else { beside.with("hostaddr", &address) }
     }
 
     /// Runs one statement and returns its rows. `params` replace `$1`, `$2`… and travel as text.

@@ -164,10 +164,13 @@ impl Suite<'_> {
         self.storage.delete(&name).await.expect("delete");
         assert_not_found("read after delete", self.storage.read_all(&name, 8).await);
         assert_not_found("second delete", self.storage.delete(&name).await);
+        self.storage.remove(&name).await.expect("remove what is not there");
         let left = self.storage.list_children(&format!("{}/deleted", self.root)).await.expect("list");
         assert_eq!(left, Default::default(), "an empty prefix does not exist");
-        self.create("deleted/deep/object", b"y").await;
+        let again = self.create("deleted/deep/object", b"y").await;
         assert_eq!(self.storage.read_all(&name, 8).await.expect("read_all"), "y");
+        self.storage.remove(&again).await.expect("remove");
+        assert_not_found("read after remove", self.storage.read_all(&again, 8).await);
     }
 
     async fn one_of_many_creates(&self) {

@@ -207,6 +207,10 @@ impl<S: Storage> Storage for Faulty<S> {
     async fn delete(&self, name: &ObjectName) -> Result<(), StorageError> {
         self.run(Action::new(Call::Delete, name.as_str()), self.inner.delete(name), unharmed).await
     }
+
+    async fn remove(&self, name: &ObjectName) -> Result<(), StorageError> {
+        self.run(Action::new(Call::Delete, name.as_str()), self.inner.remove(name), unharmed).await
+    }
 }
 
 fn unharmed<T>(answer: T, _: &Fault) -> T {

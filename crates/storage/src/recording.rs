@@ -128,4 +128,8 @@ impl<S: Storage> Storage for Recording<S> {
     async fn delete(&self, name: &ObjectName) -> Result<(), StorageError> {
         self.run(Call::Delete, self.inner.delete(name), |()| 0).await
     }
+
+    async fn remove(&self, name: &ObjectName) -> Result<(), StorageError> {
+        self.run(Call::Delete, self.inner.remove(name), |()| 0).await
+    }
 }

@@ -175,6 +175,10 @@ impl<S: Storage> Storage for Retry<S> {
             done => done,
         }
     }
+
+    async fn remove(&self, name: &ObjectName) -> Result<(), StorageError> {
+        self.trying(Call::Delete, name.as_str(), 0).run(|| self.inner.remove(name)).await
+    }
 }
 
 /// One call on its way: what it has used of its time.

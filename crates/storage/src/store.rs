@@ -83,6 +83,15 @@ pub trait Storage: fmt::Debug + Send + Sync {
 
     /// Deletes the object: `Ok` if it was there and is gone, [`StorageError::NotFound`] if it was not there.
     async fn delete(&self, name: &ObjectName) -> Result<(), StorageError>;
+
+    /// Sees to it that the object is not there: also `Ok` if it was not. Where a bucket answers the delete of an absent
+    /// object like any other, this saves the look before it.
+    async fn remove(&self, name: &ObjectName) -> Result<(), StorageError> {
+        match self.delete(name).await {
+            Err(StorageError::NotFound { .. }) => Ok(()),
+            done => done,
+        }
+    }
 }
 
 #[async_trait]
@@ -133,5 +142,9 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StorageError> {
         (**self).delete(name).await
+    }
+
+    async fn remove(&self, name: &ObjectName) -> Result<(), StorageError> {
+        (**self).remove(name).await
     }
 }

@@ -342,3 +342,9 @@ async fn secrets_are_in_no_debug_text() {
     assert!(!text.contains("canary-secret-key"), "{text}");
     assert!(text.contains("s3://bucket/some/prefix"), "{text}");
 }
+
+#[tokio::test]
+async fn a_removal_is_one_request() {
+    let (storage, _) = faulty_bucket(Kind::Forbidden403, 1, u64::MAX).await;
+    storage.remove(&name("kept/object")).await.unwrap();
+}

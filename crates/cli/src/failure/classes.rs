@@ -203,7 +203,10 @@ fn server_room(error: AnyError<'_>) -> Option<Class> {
 }
 
 fn server_class(error: &ServerError) -> Class {
-    let request = matches!(error, ServerError::InvalidSettings { .. } | ServerError::PasswordNeeded);
+    let request = matches!(
+        error,
+        ServerError::InvalidSettings { .. } | ServerError::PasswordNeeded | ServerError::Refused { .. }
+    );
     if request || error.is_permission_denied() {
         Class::WrongRequest
     } else if error.is_transient() {

@@ -87,7 +87,10 @@ fn plain_hint(error: AnyError<'_>) -> Option<&'static str> {
             _ => None,
         };
     }
-    if let Some(ReceiveError::Server(ServerError::Connect { message })) = error.downcast_ref() {
+    if let Some(ReceiveError::Server(
+        ServerError::Connect { message } | ServerError::Refused { message, .. },
+    )) = error.downcast_ref()
+    {
         return replication_hint(message);
     }
     if let Some(CatalogueError::Repository(below)) = error.downcast_ref() {

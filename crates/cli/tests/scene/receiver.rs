@@ -134,10 +134,10 @@ pub fn end_of_wal(server: &Throwaway) -> Lsn {
     text(server, "select pg_current_wal_flush_lsn()").parse().unwrap()
 }
 
-/// Waits until the server has heard that everything before a position is stored.
+/// Waits until the server has heard from a receiver that everything before a position is stored. A standby tells it as well.
 pub fn wait_until_flushed(server: &Throwaway, lsn: Lsn) {
     let sql = format!(
-        "select count(*) from pg_stat_replication where flush_lsn >= '{lsn}' and usename is not null"
+        "select count(*) from pg_stat_replication where flush_lsn >= '{lsn}' and application_name like 'pgkeep%'"
     );
     wait_for("what was written to be stored", || (number(server, &sql) > 0).then_some(()));
 }

@@ -153,10 +153,12 @@ impl Intake {
         state.is_drained()
     }
 
-    /// How long something that is due has been waiting to be stored.
+    /// How long something that is due has been waiting to be stored. What parts of an earlier run claim to have waits for the
+    /// server to send it again.
     pub(super) fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
-        let since = state.open.front().and_then(|first| first.waiting_since);
+        let first = state.open.front().filter(|first| first.claimed <= first.filled);
+        let since = first.and_then(|first| first.waiting_since);
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 

@@ -1,13 +1,13 @@
 //! The watch over how much WAL the server keeps for us: a slot must never fill its disk.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use server::connection::{Connection, ConnectionSettings, ServerError};
+use server::connection::{Connection, ServerError};
 use server::facts::Slot;
 use tokio::time::sleep;
 
+use super::host::Host;
 use super::store::Store;
 use super::{Notice, ReceiveRequest, Tell};
 
@@ -17,46 +17,36 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// So many looks may pass in which nothing becomes less, before a receiver that stores is taken for too slow.
 const PATIENT_LOOKS: u32 = 12;
 
-/// Looks at the slot for ever, warns when it comes near its limit and says in `over_limit` when it is past it.
-pub(super) async fn watch(
-    settings: ConnectionSettings,
-    request: ReceiveRequest,
-    store: Arc<Store>,
-    over_limit: Arc<AtomicBool>,
-) {
-    let mut connection = None;
+/// Looks at the slot on the chosen host for ever, warns when it comes near its limit and tells the host when it is past it.
+pub(super) async fn watch(host: Arc<Host>, request: ReceiveRequest, store: Arc<Store>) {
+    let mut session = None;
     let mut judge = Judge { least: None, warned: false, told_unlimited: false };
     loop {
         sleep(LOOK_EVERY).await;
-        let (settings, name) = (settings.clone(), request.slot.clone());
-        let looked = tokio::task::spawn_blocking(move || {
-            let looked = look(&mut connection, &settings, &name);
-            if looked.is_err() {
-                connection = None;
-            }
-            (connection, looked)
+        let Some((number, settings)) = host.chosen() else { continue };
+        let name = request.slot.clone();
+        let open = session.take().filter(|(of, _)| *of == number);
+        let looked = tokio::task::spawn_blocking(move || -> Result<_, ServerError> {
+            let connection = match open {
+                Some((_, connection)) => connection,
+                None => Connection::connect(&settings)?,
+            };
+            let slot = Slot::named(&connection, &name)?;
+            Ok((connection, slot))
         });
-        let Ok((back, looked)) = looked.await else { return };
-        connection = back;
         // The receiving thread tells of a server that does not answer.
-        let Ok(Some(slot)) = looked else { continue };
-        let failing = store.failures.load(Ordering::Relaxed) > 0;
+        let Ok(Ok((connection, slot))) = looked.await else { continue };
+        session = Some((number, connection));
+        let Some(slot) = slot else {
+            // The next one of this name is another slot.
+            judge.least = None;
+            continue;
+        };
+        let failing = store.down_for().is_some();
         if judge.judge(&slot, request.slot_limit, failing, &request.slot, &store.tell) {
-            over_limit.store(true, Ordering::Release);
+            host.set_over_limit(number);
         }
     }
-}
-
-fn look(
-    connection: &mut Option<Connection>,
-    settings: &ConnectionSettings,
-    name: &str,
-) -> Result<Option<Slot>, ServerError> {
-    if connection.is_none() {
-        *connection = Some(Connection::connect(&settings.clone().connect_timeout(Duration::from_secs(5)))?);
-    }
-    let connection = connection.as_ref().expect("it was just opened");
-    Slot::named(connection, name)
 }
 
 struct Judge {
@@ -68,9 +58,10 @@ struct Judge {
 
 impl Judge {
     /// True when the slot is to be dropped: it is past its limit, and what is kept does not become less. A receiver that was
-    /// away for long catches up, and must be let.
+    /// away for long catches up, and must be let; one failure of the storage does not change that, but one that is down
+    /// (`failing`) does.
     fn judge(&mut self, slot: &Slot, limit: Option<u64>, failing: bool, name: &str, tell: &Tell) -> bool {
-        if slot.safe_wal_size.is_none() && !self.told_unlimited {
+        if slot.safe_wal_size.is_none() && !slot.is_lost() && !self.told_unlimited {
             self.told_unlimited = true;
             tell(Notice::Warning(
                 "max_slot_wal_keep_size is not set: if pgkeep does not run, nothing keeps the slot from filling the \
@@ -125,6 +116,19 @@ mod tests {
             retained_bytes: retained,
             safe_wal_size: safe,
         }
+    }
+
+    #[test]
+    fn a_lost_slot_is_not_taken_for_one_without_a_limit() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let sink = told.clone();
+        let tell: Tell = Arc::new(move |notice| sink.lock().unwrap().push(notice));
+        let mut judge = Judge { least: None, warned: false, told_unlimited: false };
+        let lost = Slot { wal_status: Some("lost".to_owned()), restart_lsn: None, ..slot(0, None) };
+        assert!(!judge.judge(&lost, Some(100 << 20), false, "keep", &tell));
+        assert!(told.lock().unwrap().is_empty(), "{:?}", told.lock().unwrap());
+        assert!(!judge.judge(&slot(0, None), Some(100 << 20), false, "keep", &tell));
+        assert_eq!(told.lock().unwrap().len(), 1);
     }
 
     #[test]

@@ -66,6 +66,12 @@ pub(super) fn begin(at: &Position, history: &TimelineHistory, size: SegmentSize)
     }
 }
 
+/// Where to begin on a server with this history, whose oldest WAL for us is at `kept`: the start of that segment, on the
+/// timeline that wrote the byte there. The beginning of that segment has the bytes of the timeline before.
+pub(super) fn kept(kept: Lsn, history: &TimelineHistory, size: SegmentSize) -> Position {
+    segment_start(history.timeline_at(kept), kept, size)
+}
+
 /// The start of the segment that holds `lsn`.
 pub(super) fn segment_start(timeline: TimelineId, lsn: Lsn, size: SegmentSize) -> Position {
     let start = SegmentName::containing(timeline, lsn, size).start(size);
@@ -101,6 +107,14 @@ mod tests {
         assert_eq!(begin(&at(2, 70 * MIB), &path, size), at(3, 64 * MIB));
         // What the old primary sent and the new one never had.
         assert_eq!(begin(&at(1, 50 * MIB), &path, size), at(2, 32 * MIB));
+    }
+
+    #[test]
+    fn what_is_kept_begins_with_its_segment_on_the_timeline_that_wrote_it() {
+        let (size, path) = (SegmentSize::DEFAULT, history(2, "1 0/2100000\n"));
+        assert_eq!(kept(Lsn::new(32 * MIB + 5).unwrap(), &path, size), at(1, 32 * MIB));
+        assert_eq!(kept(Lsn::new(34 * MIB).unwrap(), &path, size), at(2, 32 * MIB));
+        assert_eq!(kept(Lsn::new(49 * MIB).unwrap(), &path, size), at(2, 48 * MIB));
     }
 
     #[test]

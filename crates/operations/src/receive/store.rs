@@ -1,7 +1,7 @@
 //! Storing what came: whole segments as they are complete, parts of the first unfinished one as they are due.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::health::Health;
 use super::intake::{Compared, Intake, Work};
 use super::segment::{Stretch, Ticket};
 use super::{Notice, ReceiveError, Tell};
@@ -33,8 +34,8 @@ pub(super) struct Store {
     /// Whether the server also archives by itself, so that segments may be there already.
     pub(super) archives_too: AtomicBool,
     pub(super) tell: Tell,
-    /// Failures since the last success.
-    pub(super) failures: AtomicU32,
+    /// Whether that works.
+    pub(super) health: Health,
 }
 
 impl Store {
@@ -177,7 +178,7 @@ impl Store {
     async fn judge(&self, what: &str, stored: Result<(), ArchiveError>) -> Result<bool, ReceiveError> {
         match stored {
             Ok(()) => {
-                if self.failures.swap(0, Ordering::Relaxed) > 0 {
+                if self.health.worked() {
                     (self.tell)(Notice::StorageBack);
                 }
                 Ok(true)
@@ -187,7 +188,7 @@ impl Store {
             }
             Err(ArchiveError::Content { source, .. }) => Err(ReceiveError::Spool { source }),
             Err(error) => {
-                let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+                let failures = self.health.failed();
                 let pause = PAUSE.saturating_mul(1 << failures.min(8)).min(PAUSE_MAX);
                 let waited = self.intake.overdue(Instant::now());
                 (self.tell)(Notice::StorageFails { what: what.to_owned(), error: chain(&error), waited });

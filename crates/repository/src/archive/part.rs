@@ -130,10 +130,7 @@ impl Repository {
     /// already is no error.
     pub async fn remove_parts(&self, cluster: &ClusterName, parts: &[Part]) -> Result<(), StorageError> {
         for part in parts {
-            match self.storage().delete(&layout::wal_file(cluster, part)).await {
-                Ok(()) | Err(StorageError::NotFound { .. }) => {}
-                Err(error) => return Err(error),
-            }
+            self.storage().remove(&layout::wal_file(cluster, part)).await?;
         }
         Ok(())
     }

@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pg::wal::FileName;
 use storage::{ObjectName, StorageError};
 
 use super::maker::{Made, Maker, Unmade};
@@ -42,11 +41,11 @@ impl WalContent for InMemory {
 }
 
 impl Repository {
-    /// Stores a small file of the archive that is in memory.
+    /// Stores a small file of the archive, or a part, that is in memory.
     pub async fn store_wal(
         &self,
         cluster: &ClusterName,
-        file: &FileName,
+        file: impl Into<WalName>,
         content: &[u8],
         info: &WalInfo,
         threads: usize,

@@ -76,3 +76,34 @@ fn a_standby_gives_a_backup_of_its_own_and_none_once_it_is_promoted() {
     let error = session.stop(false).unwrap_err();
     assert!(matches!(error, BackupError::Promoted { .. }) && error.is_transient(), "{error:?}");
 }
+
+#[test]
+fn a_standby_whose_upstream_is_promoted_meanwhile_says_so_and_gives_the_next_backup() {
+    let primary = testing::started();
+    primary.connect().unwrap().run_script("CREATE TABLE t AS SELECT generate_series(1, 10000) i").unwrap();
+    let upstream = Throwaway::builder(&testing::binaries()).start_standby_of(&primary).unwrap();
+    let standby = Throwaway::builder(&testing::binaries()).start_standby_of(&upstream).unwrap();
+    let session = BackupSession::start(standby.connect().unwrap(), "over a promotion", true).unwrap();
+    assert!(session.started().from_standby);
+    let (writes, replays) = (upstream.connect().unwrap(), standby.connect().unwrap());
+    writes.query("SELECT pg_promote()", &[]).unwrap();
+    // A restart point on the new timeline, after which a restore needs WAL of both.
+    let begun = std::time::Instant::now();
+    loop {
+        writes.run_script("UPDATE t SET i = i + 1 WHERE i % 100 = 0; CHECKPOINT").unwrap();
+        replays.run_script("CHECKPOINT").unwrap();
+        let sql = "SELECT min_recovery_end_timeline FROM pg_control_recovery()";
+        if replays.query_one(sql, &[]).unwrap().first().unwrap().parse::<u32>(0).unwrap() == 2 {
+            break;
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it does not follow its upstream");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let error = session.stop(false).unwrap_err();
+    assert!(matches!(error, BackupError::Torn { .. }), "{error:?}");
+    assert!(error.to_string().contains("timeline 2"), "{error}");
+
+    let session = BackupSession::start(standby.connect().unwrap(), "after it", true).unwrap();
+    assert_eq!(session.started().timeline, TimelineId::new(2).unwrap());
+    assert_eq!(session.stop(false).unwrap().stop_segment.timeline, TimelineId::new(2).unwrap());
+}

@@ -1,6 +1,12 @@
 //! What can go wrong between us and a server.
 
 use std::fmt;
+use std::time::Duration;
+
+use super::{ConnectionSettings, raw};
+
+/// A server that refuses does so at once.
+const EXPLAINED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A five-character error code, `57P01`. Source: PostgreSQL's `errcodes.txt`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +65,14 @@ pub enum ServerError {
         /// libpq's account of it, one clause for each host tried.
         message: String,
     },
+    /// The server answers and refuses a session, for a reason that does not pass by waiting.
+    #[error("connect to the server: {message}")]
+    Refused {
+        /// libpq's account of it.
+        message: String,
+        /// The server's code.
+        sqlstate: SqlState,
+    },
     /// The session is gone; whatever it held (a backup in progress, a snapshot) is gone too.
     #[error("the connection to the server was lost: {message}")]
     ConnectionLost {
@@ -104,7 +118,7 @@ impl ServerError {
     /// The server's error code, when it was the server that refused.
     pub fn sqlstate(&self) -> Option<SqlState> {
         match self {
-            Self::Query { sqlstate, .. } => Some(*sqlstate),
+            Self::Query { sqlstate, .. } | Self::Refused { sqlstate, .. } => Some(*sqlstate),
             _ => None,
         }
     }
@@ -112,6 +126,23 @@ impl ServerError {
     /// Whether it was the server that refused, with this code.
     pub fn has_sqlstate(&self, code: &str) -> bool {
         self.sqlstate().is_some_and(|state| state.as_str() == code)
+    }
+
+    /// A failed [`Self::Connect`] as [`Self::Refused`], if the server answers and says why: wrong credentials, no such role or
+    /// database, no right. Connects once more to hear that. Others, and a server that has no room or is starting, stay as
+    /// they are.
+    pub fn explained(self, settings: &ConnectionSettings) -> Self {
+        let Self::Connect { message } = self else { return self };
+        let refusal = settings.resolve().ok().and_then(|keywords| raw::refusal(&keywords, EXPLAINED_WITHIN));
+        match refusal {
+            Some(sqlstate)
+                if matches!(sqlstate.class(), "28" | "3D")
+                    || sqlstate == SqlState::INSUFFICIENT_PRIVILEGE =>
+            {
+                Self::Refused { message, sqlstate }
+            }
+            _ => Self::Connect { message },
+        }
     }
 
     /// True when the role lacks a privilege.

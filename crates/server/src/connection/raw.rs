@@ -4,6 +4,7 @@
 mod answer;
 mod conninfo;
 mod copy_both;
+mod refusal;
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -21,6 +22,7 @@ use super::error::ServerError;
 use super::settings::Keyword;
 use answer::{copy_text, field};
 pub(super) use copy_both::CopyStep;
+pub(super) use refusal::refusal;
 
 /// How many notices a session keeps until they are taken: enough to explain an error, too few to matter in memory.
 const NOTICES_KEPT: usize = 100;

@@ -158,3 +158,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn each_of_several_hosts_can_be_reached_alone() {
+    let server = testing::shared();
+    let folder = server.socket_directory().display().to_string();
+    let text = format!("host=/nowhere,{folder} port={} user=postgres dbname=postgres", server.port());
+    let connection = Connection::connect(&ConnectionSettings::new(text.clone())).unwrap();
+    let hosts = connection.hosts();
+    assert_eq!(hosts.len(), 2);
+    assert!(Connection::connect(&hosts[0]).is_err());
+    assert_eq!(Connection::connect(&hosts[1]).unwrap().host(), folder);
+    assert_eq!(Connection::connect(&connection.settings_beside()).unwrap().hosts().len(), 1);
+    assert!(!connection.wants_primary());
+    let writes = ConnectionSettings::new(text).with("target_session_attrs", "read-write");
+    assert!(Connection::connect(&writes).unwrap().wants_primary());
+}
+
+#[test]
+fn a_server_that_refuses_is_told_from_one_that_is_not_there() {
+    let server = testing::shared();
+    let explained =
+        |settings: ConnectionSettings| Connection::connect(&settings).unwrap_err().explained(&settings);
+    let given = ConnectionSettings::new(server.conninfo());
+    let unknown = explained(given.clone().with("user", "nobody_at_all"));
+    assert!(
+        matches!(unknown, ServerError::Refused { sqlstate, .. } if sqlstate.class() == "28"),
+        "{unknown}"
+    );
+    assert!(!unknown.is_transient());
+    let absent = explained(given.clone().database("nothing_at_all"));
+    assert!(
+        matches!(absent, ServerError::Refused { sqlstate, .. } if sqlstate.as_str() == "3D000"),
+        "{absent}"
+    );
+    let away = explained(given.with("host", "/nowhere"));
+    assert!(matches!(away, ServerError::Connect { .. }) && away.is_transient(), "{away}");
+}

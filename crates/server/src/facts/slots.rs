@@ -18,13 +18,17 @@ pub struct Slot {
     pub restart_lsn: Option<Lsn>,
     /// How many bytes of WAL there are from there to the end of what was written, or received.
     pub retained_bytes: u64,
-    /// What the server's `max_slot_wal_keep_size` leaves until it gives the slot up; `None` for no limit.
+    /// What the server's `max_slot_wal_keep_size` leaves until it gives the slot up; `None` for no limit, and for a slot that
+    /// is lost.
     pub safe_wal_size: Option<i64>,
 }
 
+/// A standby that is fed by an archive received nothing, or stopped receiving long ago: what it replayed counts too. GREATEST
+/// passes over whichever of the two is NULL.
 const COLUMNS: &str = "s.slot_name, s.active, s.wal_status, s.restart_lsn,
     GREATEST(COALESCE(pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery()
-        THEN pg_catalog.pg_last_wal_receive_lsn() ELSE pg_catalog.pg_current_wal_lsn() END,
+        THEN GREATEST(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn())
+        ELSE pg_catalog.pg_current_wal_lsn() END,
         s.restart_lsn), 0), 0)::pg_catalog.int8,
     s.safe_wal_size, s.slot_type FROM pg_catalog.pg_replication_slots s";
 

@@ -94,3 +94,36 @@ fn functions_in_a_hostile_search_path_are_not_called() {
         .unwrap();
     ServerFacts::read(&server.connect().unwrap()).unwrap();
 }
+
+#[test]
+fn a_standby_that_is_fed_by_an_archive_tells_what_a_slot_keeps() {
+    let archive = tempfile::Builder::new().prefix("pgkeep-archive-").tempdir_in("/tmp").unwrap();
+    let folder = archive.path().display().to_string();
+    let primary = Throwaway::builder(&testing::binaries())
+        .wal_segment_size_mib(1)
+        .setting("archive_mode", "on")
+        .setting("archive_command", &format!("cp %p {folder}/%f"))
+        .start()
+        .unwrap();
+    primary.run_as().give(archive.path()).unwrap();
+    let standby = Throwaway::builder(&testing::binaries())
+        .setting("primary_conninfo", "")
+        .setting("restore_command", &format!("cp {folder}/%f %p"))
+        .start_standby_of(&primary)
+        .unwrap();
+    let (writes, replays) = (primary.connect().unwrap(), standby.connect().unwrap());
+    replays.execute("SELECT pg_create_physical_replication_slot('keep', true)", &[]).unwrap();
+    let begun = std::time::Instant::now();
+    loop {
+        writes.execute("SELECT pg_logical_emit_message(false, 'x', 'x'), pg_switch_wal()", &[]).unwrap();
+        let slot = Slot::named(&replays, "keep").unwrap().unwrap();
+        if slot.retained_bytes > 2 << 20 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{slot:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // It never received anything.
+    let received = replays.query_one("SELECT pg_last_wal_receive_lsn()", &[]).unwrap();
+    assert_eq!(received.first().unwrap().text(0).unwrap(), None);
+}

@@ -146,6 +146,13 @@ impl Remote {
         }
     }
 
+    /// Deletes without a look whether it is there.
+    async fn delete_unseen(&self, name: &ObjectName) -> Result<(), StorageError> {
+        let action = Action::new(Call::Delete, name.as_str());
+        let deleted = self.client(&action).await?.objects.delete(&self.path(name)).await;
+        deleted.map_err(|error| fault::meaning(error, action, Some(name)))
+    }
+
     async fn put(&self, name: &ObjectName, parts: &[Bytes], mode: PutMode) -> Result<(), StorageError> {
         let action = Action::new(Call::Create, name.as_str());
         let payload: PutPayload = parts.iter().cloned().collect();
@@ -252,13 +259,18 @@ impl Storage for Remote {
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StorageError> {
-        let action = Action::new(Call::Delete, name.as_str());
         if self.provider.kind() == Kind::S3 {
             // S3 answers the delete of an absent object like any other.
             self.read_size(Call::Delete, name).await?;
         }
-        let deleted = self.client(&action).await?.objects.delete(&self.path(name)).await;
-        deleted.map_err(|error| fault::meaning(error, action, Some(name)))
+        self.delete_unseen(name).await
+    }
+
+    async fn remove(&self, name: &ObjectName) -> Result<(), StorageError> {
+        match self.delete_unseen(name).await {
+            Err(StorageError::NotFound { .. }) => Ok(()),
+            done => done,
+        }
     }
 }
 

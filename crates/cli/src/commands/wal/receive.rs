@@ -5,18 +5,19 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use jiff::Timestamp;
-use operations::receive::{Notice, ReceiveRequest, drop_slot, is_slot_name, receive};
+use operations::receive::{Notice, ReceiveRequest, drop_slot, is_slot_name, pause_after, receive};
 use pg::Lsn;
+use repository::Repository;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::commands::Session;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Class, Failure, Outcome};
 use crate::opening;
 use crate::output::{print, print_error};
 use crate::secret_files::Use;
-use crate::settings::keys;
+use crate::settings::{Settings, keys};
 
 /// A failure that goes on is told again after so long.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
@@ -67,7 +68,6 @@ pub async fn run(session: &Session, arguments: &ReceiveArguments) -> Outcome<u8>
     if arguments.drop_slot {
         return remove_slot(session, slot).await;
     }
-    let repository = opening::open(settings, Use::Add).await?;
     let request = ReceiveRequest {
         cluster: settings.cluster.clone(),
         slot,
@@ -86,11 +86,30 @@ pub async fn run(session: &Session, arguments: &ReceiveArguments) -> Outcome<u8>
         let teller = teller.clone();
         Arc::new(move |notice| teller.tell(&notice))
     };
-    let stop = stop_signal()?;
+    let mut stop = stop_signal()?;
+    let repository = tokio::select! {
+        repository = open_when_it_answers(settings, &teller) => repository?,
+        _ = stop.wait_for(|stop| *stop) => return Ok(0),
+    };
     receive(settings.server(), repository, &request, tell, stop)
         .await
         .map(|()| 0)
         .map_err(|error| Failure::caused("receive WAL", &error))
+}
+
+/// Opens the repository; a storage that does not answer is waited for, as it is later.
+async fn open_when_it_answers(settings: &Settings, teller: &Teller) -> Outcome<Arc<Repository>> {
+    let mut failures = 0;
+    loop {
+        match opening::open(settings, Use::Add).await {
+            Err(failure) if failure.class == Class::TryAgain => {
+                failures += 1;
+                teller.tell(&Notice::RepositoryFails { error: failure.because.join(": ") });
+                tokio::time::sleep(pause_after(failures)).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 async fn remove_slot(session: &Session, slot: String) -> Outcome<u8> {
@@ -158,13 +177,14 @@ impl Teller {
                 told.newest = Some(part.to_string());
                 tracing::debug!(%part, "stored");
             }
-            Notice::ServerFails { .. } | Notice::StorageFails { .. } => {
+            Notice::ServerFails { .. } | Notice::RepositoryFails { .. } | Notice::StorageFails { .. } => {
                 if told.failure_at.is_some_and(|at| at.elapsed() < REPEAT_AFTER) {
                     return;
                 }
                 told.failure_at = Some(Instant::now());
                 self.line("problem", notice);
             }
+            Notice::StorageDown { .. } => self.line("problem", notice),
             Notice::Streaming { .. } | Notice::StorageBack => {
                 told.failure_at = None;
                 self.line("event", notice);
@@ -236,6 +256,12 @@ fn text(notice: &Notice) -> String {
         Notice::ServerFails { error, failures } => {
             format!("the server fails, {failures} times in a row: {error}")
         }
+        Notice::RepositoryFails { error } => format!("the repository fails: {error}"),
+        Notice::StorageDown { waited, slot } => format!(
+            "nothing could be stored for {} s: the connection to the server is closed until it can, and slot {slot} keeps \
+             what is written",
+            waited.as_secs()
+        ),
         Notice::StorageFails { what, error, waited } => {
             format!("{what} cannot be stored, for {} s now: {error}", waited.as_secs())
         }

@@ -1,6 +1,6 @@
 use std::fs;
 
-use repository::archive::{WalContent, WalInfo, WalName};
+use repository::archive::WalInfo;
 use storage::Storage as _;
 
 use super::*;
@@ -11,32 +11,16 @@ fn restored(world: &World) -> Vec<u8> {
     fs::read(world.restored()).unwrap()
 }
 
-/// Bytes of a segment that a receiver stored.
-struct Stretch(Vec<u8>, WalName);
-
-impl WalContent for Stretch {
-    fn length(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        buffer.copy_from_slice(&self.0[offset as usize..][..buffer.len()]);
-        Ok(())
-    }
-
-    fn see(&self, _: &[u8]) {}
-
-    fn info(&self) -> io::Result<WalInfo> {
-        Ok(WalInfo { name: self.1.to_string(), length: self.length(), ..WalInfo::default() })
-    }
+async fn store_bytes(world: &World, part: Part, content: &[u8]) {
+    let info = WalInfo::new(&part, content.len() as u64, (world.context.now)());
+    let (repository, cluster) = (&world.context.repository, &world.context.cluster);
+    repository.store_wal(cluster, &part, content, &info, 1).await.unwrap();
 }
 
 async fn store_part(world: &World, number: u64, from: u32, to: u32) {
-    let content = segment(&numbered(number), number as u8)[from as usize..to as usize].to_vec();
+    let content = segment(&numbered(number), number as u8);
     let part = Part { segment: numbered(number).parse().unwrap(), from, to };
-    let content = std::sync::Arc::new(Stretch(content, WalName::from(&part)));
-    let (repository, cluster) = (&world.context.repository, &world.context.cluster);
-    repository.store_wal_file(cluster, &part, content, 1).await.unwrap();
+    store_bytes(world, part, &content[from as usize..to as usize]).await;
 }
 
 /// The first bytes of a segment, and zeros in place of the rest.
@@ -131,11 +115,8 @@ async fn a_beginning_that_ends_before_its_timeline_begins_is_none() {
     world.write("00000002.history", b"1\t0/305000\treason\n");
     world.push("00000002.history").await.unwrap();
     for (to, status) in [(0x5000u32, Some(1)), (0x5100, None)] {
-        let content = segment(&name, 3)[..to as usize].to_vec();
         let part = Part { segment: name.parse().unwrap(), from: 0, to };
-        let content = std::sync::Arc::new(Stretch(content, WalName::from(&part)));
-        let (repository, cluster) = (&world.context.repository, &world.context.cluster);
-        repository.store_wal_file(cluster, &part, content, 1).await.unwrap();
+        store_bytes(&world, part, &segment(&name, 3)[..to as usize]).await;
         assert_eq!(world.get(&name).await.err().map(|error| error.exit_status()), status, "{to:X}");
     }
 }

@@ -10,18 +10,19 @@ use server::connection::{Connection, ServerError};
 use server::facts::Slot;
 
 use super::super::Notice;
-use super::super::position::{Position, segment_start};
+use super::super::position::{self, Position};
 use super::super::slot;
 use super::super::store::Store;
 use super::{Broken, Ended, Stream};
 use crate::failpoint;
 
 impl Stream {
-    pub(super) fn ensure_slot(&self, sql: &Connection) -> Result<(), Broken> {
+    /// Makes the slot if it is not there; true if it was made.
+    pub(super) fn ensure_slot(&self, sql: &Connection) -> Result<bool, Broken> {
         let slot = Slot::named(sql, &self.slot)?;
         if let Some(slot) = slot {
             if !slot.is_lost() || slot.active {
-                return Ok(());
+                return Ok(false);
             }
             let status = slot.wal_status.unwrap_or_else(|| "never used".to_owned());
             (self.store.tell)(Notice::SlotLost { slot: self.slot.clone(), status });
@@ -30,17 +31,18 @@ impl Stream {
         slot::create(sql, &self.slot)?;
         failpoint::reach("receive.slot-created");
         (self.store.tell)(Notice::SlotMade { slot: self.slot.clone() });
-        Ok(())
+        Ok(true)
     }
 
     /// Lets the server remove what it keeps for us.
     pub(super) fn give_up_slot(&self) -> Result<Ended, Broken> {
-        self.drop_slot(&self.sql()?)?;
+        self.drop_slot(&self.host.session()?)?;
+        self.host.slot_dropped();
         (self.store.tell)(Notice::SlotDropped { slot: self.slot.clone() });
         Ok(Ended::SlotDropped)
     }
 
-    fn drop_slot(&self, sql: &Connection) -> Result<(), Broken> {
+    pub(super) fn drop_slot(&self, sql: &Connection) -> Result<(), Broken> {
         let mut tries = 0;
         loop {
             match slot::drop_slot(sql, &self.slot) {
@@ -65,8 +67,8 @@ impl Stream {
     ) -> Result<(), Broken> {
         let Store { repository, cluster, intake, .. } = &*self.store;
         intake.close();
-        let next = segment_start(history.timeline, self.kept_after(&self.sql()?, start.lsn)?, intake.size());
-        let next = Position { timeline: history.timeline_at(next.lsn), ..next };
+        let kept = self.kept_after(&self.host.session()?, start.lsn)?;
+        let next = position::kept(kept, history, intake.size());
         if next.lsn <= start.lsn {
             return Err(Broken::Server(error));
         }
@@ -75,6 +77,7 @@ impl Stream {
         let recorded = self.handle.block_on(repository.record_gap(cluster, &gap, &note));
         recorded.map_err(|error| self.repository_failed(error))?;
         failpoint::reach("receive.gap");
+        self.host.forgive();
         (self.store.tell)(Notice::Gap { gap, why: note.why });
         self.open(&next).map(drop)
     }

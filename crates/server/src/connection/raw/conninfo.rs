@@ -3,6 +3,9 @@
 use std::ffi::{CStr, c_char};
 use std::ptr;
 
+use pq_sys::_PQconninfoOption as PQconninfoOption;
+
+use super::Session;
 use super::answer::copy_text;
 
 /// Splits a connection string into its keywords and values. The error is libpq's text and may quote a password.
@@ -18,8 +21,28 @@ pub(in crate::connection) fn parse_conninfo(conninfo: &CStr) -> Result<Vec<(Stri
             text
         });
     }
+    // SAFETY: what libpq just made, given away here.
+    Ok(unsafe { take(options) })
+}
+
+impl Session {
+    /// Every keyword that has a value for this session, wherever that came from.
+    pub(in crate::connection) fn keywords(&self) -> Vec<(String, String)> {
+        // SAFETY: a live connection; what libpq makes of it is given away here.
+        unsafe {
+            let options = pq_sys::PQconninfo(self.conn.as_ptr());
+            if options.is_null() { Vec::new() } else { take(options) }
+        }
+    }
+}
+
+/// Copies the keywords that have a value, and frees the array.
+///
+/// # Safety
+/// `options` must be an array of libpq's making that ends with a null keyword; it is freed here.
+unsafe fn take(options: *mut PQconninfoOption) -> Vec<(String, String)> {
     let mut keywords = Vec::new();
-    // SAFETY: an array that ends with a null keyword; values are null when not given. Copied, then freed once.
+    // SAFETY: as the caller promises; values are null when not given.
     unsafe {
         let mut option = options;
         while !(*option).keyword.is_null() {
@@ -30,5 +53,5 @@ pub(in crate::connection) fn parse_conninfo(conninfo: &CStr) -> Result<Vec<(Stri
         }
         pq_sys::PQconninfoFree(options);
     }
-    Ok(keywords)
+    keywords
 }
