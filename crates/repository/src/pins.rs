@@ -51,7 +51,7 @@ impl Pin {
 
     /// Whether it holds at `now`, by the storage's clock. Where that is not known it holds.
     pub fn holds(&self, now: Option<Timestamp>) -> bool {
-        !self.until().zip(now).is_some_and(|(until, now)| until <= now)
+        self.until().zip(now).is_none_or(|(until, now)| until > now)
     }
 }
 
