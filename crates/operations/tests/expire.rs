@@ -6,14 +6,14 @@ mod days;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use days::{Scene, cluster, day, expire_with, first_segment, id, request, segment};
+use days::{Hiding, Scene, cluster, day, expire_with, first_segment, id, request, segment};
 use jiff::SignedDuration;
 use operations::catalogue;
 use operations::expire::{ExpireError, ExpireRequest, Plan, Report, execute, plan};
 use operations::pin::{Until, pin, unpin};
 use repository::lease::LeaseError;
 use repository::{PackId, layout};
-use storage::{Call, Calls, Fault, Faulty, Rule};
+use storage::{Call, Calls, Fault, Faulty, ObjectName, Rule};
 
 fn removed(plan: &Plan) -> Vec<&str> {
     plan.expired().map(|line| line.id.as_str()).collect()
@@ -186,6 +186,37 @@ async fn a_listing_that_is_cut_short_lets_nothing_more_go() {
         }
     }
     assert!(refused > 20 && done > 20, "{refused} refused, {done} done");
+}
+
+#[tokio::test]
+async fn a_listing_that_always_lacks_one_object_lets_nothing_more_go() {
+    // Right after a run, when the window begins with the oldest backup; and two days later, with older ones kept alone.
+    for (weekly, days_later) in [(0, 0), (2, 2)] {
+        let whole = Scene::of(20).await;
+        let mut request = request("7d");
+        request.policy.weekly = weekly;
+        whole.expire(&request).await.unwrap();
+        for number in 20..20 + days_later {
+            whole.memory.set_clock(day(number));
+            whole.add(number, 1000, 0).await;
+        }
+        let honest = whole.copy();
+        honest.expire(&request).await.unwrap();
+        let allowed = honest.content();
+        let mut refused = 0;
+        for hidden in whole.content() {
+            let scene = whole.copy();
+            let hiding = Hiding { inner: scene.memory.clone(), hidden: hidden.clone() };
+            refused += usize::from(expire_with(&scene.over(Arc::new(hiding)), &request).await.is_err());
+            let left = scene.content();
+            let is_lost =
+                |name: &&_| !left.contains(*name) && !ObjectName::as_str(name).contains("/expired/");
+            let lost: Vec<_> = allowed.iter().filter(is_lost).collect();
+            assert!(lost.is_empty(), "without {hidden}: {lost:?}");
+        }
+        // Each backup that another follows, and each segment that a backup needs.
+        assert!(refused >= 15, "{refused} refused");
+    }
 }
 
 #[tokio::test]

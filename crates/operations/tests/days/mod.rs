@@ -1,5 +1,9 @@
 //! The scene of expiring: a repository in memory with a backup and some WAL of each day, without a server.
 
+mod hiding;
+
+pub use hiding::Hiding;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
