@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{backup, config, demo, info, init, key, list, prune, restore, status, wal};
+use crate::commands::{backup, config, copy, demo, info, init, key, list, prune, restore, status, wal};
 use crate::settings::Flag;
 
 /// The whole command line.
@@ -46,6 +46,8 @@ pub enum Command {
     Info(info::InfoArguments),
     /// Free the space of what no backup names any more
     Prune(prune::PruneArguments),
+    /// Copy backups and WAL into another repository
+    Copy(copy::CopyArguments),
     /// Show the settings that apply and where each comes from
     Config(config::ConfigArguments),
     /// Manage the keys that open the repository

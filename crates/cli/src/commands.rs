@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod config;
+pub mod copy;
 pub mod demo;
 pub mod info;
 pub mod init;

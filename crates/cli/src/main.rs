@@ -121,6 +121,7 @@ async fn dispatch(session: &Session, command: &Command) -> Outcome<u8> {
         Command::List(_) => commands::list::run(session).await,
         Command::Status(_) => commands::status::run(session).await,
         Command::Info(arguments) => commands::info::run(session, arguments).await,
+        Command::Copy(arguments) => commands::copy::run(session, arguments).await,
         Command::Config(arguments) => commands::config::run(session, arguments).map(|()| 0),
         Command::Key(command) => commands::key::run(session, command).await.map(|()| 0),
         Command::Prune(arguments) => commands::prune::run(session, arguments).await.map(|()| 0),

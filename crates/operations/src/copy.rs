@@ -5,6 +5,7 @@
 //! remembered for the next backup, and found again by a later run in the backups that both have.
 //! WAL comes first: it is what a second repository is the fresher for. A manifest comes last.
 
+mod attempt;
 mod backup;
 mod error;
 mod places;
@@ -39,6 +40,8 @@ pub struct CopyRequest {
     pub workers: usize,
     /// zstd's level in the target, 1 to 19.
     pub level: i32,
+    /// Stored bytes after which it is noted what there is of a backup on its way.
+    pub note_every: u64,
 }
 
 /// What a copy did.

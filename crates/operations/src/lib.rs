@@ -1,7 +1,7 @@
 //! Operations: one module for each thing that a user wishes for, each a recipe over a server and a repository.
 //!
 //! [`probe`] says in which ways a server can be captured, [`backup`] captures a cluster, [`archive`] carries WAL into the repository and back, [`restore`] brings a past moment
-//! back, [`prune`] reclaims space, [`copy`] brings backups into another repository, [`init`] makes a repository, [`catalogue`] answers what is there, [`reachable`] what can be restored.
+//! back, [`prune`] reclaims space, [`copy`] brings backups into another repository, [`init`] makes a repository, [`rotation`] replaces a key, [`catalogue`] answers what is there, [`reachable`] what can be restored.
 //! Nothing here prints, reads the environment or knows the command line: progress goes to a [`monitor::Monitor`].
 
 pub mod archive;
@@ -17,3 +17,4 @@ pub mod prune;
 pub mod reachable;
 pub mod receive;
 pub mod restore;
+pub mod rotation;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use operations::copy::{CopyError, CopyReport, CopyRequest, execute, plan};
 use operations::monitor::Silent;
+use pg::recovery::RecoveryTarget;
 use pg::wal::FileName;
 use repository::archive::{Part, WalInfo};
 use repository::description::Description;
@@ -55,7 +56,14 @@ fn pack_bytes(memory: &Memory) -> u64 {
 
 fn request(scene: &Scene, backups: &[&str]) -> CopyRequest {
     let backups = backups.iter().map(|id| (*id).to_owned()).collect();
-    CopyRequest { cluster: scene.cluster.clone(), backups, only_wal: false, workers: 2, level: 1 }
+    CopyRequest {
+        cluster: scene.cluster.clone(),
+        backups,
+        only_wal: false,
+        workers: 2,
+        level: 1,
+        note_every: 8 << 20,
+    }
 }
 
 async fn copy(
@@ -96,6 +104,8 @@ async fn trees(
         let into = scene.folder.path().join(format!("tree-{number}"));
         let mut request = scene.restore_request(&into);
         request.backup = Some(backup.id.clone());
+        // A copy of single backups has no more WAL than that.
+        request.target = RecoveryTarget::Immediate;
         let restore = operations::restore::plan(repository.clone(), request).await.unwrap();
         operations::restore::execute(restore, Arc::new(Silent)).await.unwrap();
         scene::verify_backup(&into);
@@ -197,7 +207,9 @@ async fn killed_at_any_write_and_run_again_it_ends_the_same() {
     let backups = three_backups(&scene).await;
     let expected = trees(&scene, &scene.repository, &backups).await;
     let everything = request(&scene, &[]);
-    let mut killed = 0;
+    let whole = Target::new().await;
+    let clean = copy(&scene.repository, &whole.open(), &everything).await.unwrap().stored_bytes;
+    let (mut killed, mut resumed) = (0, 0);
     for at in 0.. {
         let target = Target::new().await;
         let dying = target.over(Arc::new(Faulty::dying_at_write(at, target.memory.clone())));
@@ -209,8 +221,14 @@ async fn killed_at_any_write_and_run_again_it_ends_the_same() {
             Err(error) => assert!(chain(&error).contains("copied into"), "{}", chain(&error)),
         }
         killed += 1;
+        let attempt = layout::partials(&scene.cluster);
+        let is_noted = target.memory.names().iter().any(|name| name.as_str().starts_with(&attempt));
         let report = copy(&scene.repository, &target.open(), &everything).await.unwrap();
         assert!(report.is_whole(), "killed at write {at}: {report:?}");
+        if is_noted {
+            resumed += 1;
+            assert!(report.stored_bytes < clean / 2, "{} of {clean} bytes again", report.stored_bytes);
+        }
         assert_whole(&target).await;
         let ids = target.open().backup_ids(&scene.cluster).await.unwrap();
         assert_eq!(ids, backups.iter().map(|backup| backup.id.clone()).collect::<Vec<_>>());
@@ -218,7 +236,7 @@ async fn killed_at_any_write_and_run_again_it_ends_the_same() {
             assert!(trees(&scene, &target.open(), &backups).await == expected, "killed at write {at}");
         }
     }
-    assert!(killed > 12, "only {killed} writes");
+    assert!(killed > 12 && resumed > 1, "{killed} writes, {resumed} of them after a note");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,5 +304,44 @@ async fn a_backup_without_its_wal_stays_behind_and_the_beginning_of_a_segment_co
     let report = copy(&scene.repository, &target.open(), &request(&scene, &[])).await.unwrap();
     assert!(report.is_whole() && report.backups.len() == 1, "{report:?}");
     assert!(target.open().parts_of(&scene.cluster, &later).await.unwrap().is_empty());
+    assert_whole(&target).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_prune_moved_is_found_where_it_is_now() {
+    let scene = Scene::new().await;
+    scene.sql(
+        "create extension if not exists pgcrypto;
+         create table kept (id int primary key, bytes bytea) with (autovacuum_enabled = off);
+         alter table kept alter bytes set storage plain;
+         insert into kept select i, gen_random_bytes(1024) from generate_series(1, 6000) i;
+         checkpoint",
+    );
+    let first = scene.backup(true).await;
+    scene.sql("update kept set bytes = gen_random_bytes(1024) where id % 60 >= 14; checkpoint");
+    scene.sql("create table changing as select i, gen_random_bytes(512) bytes from generate_series(1, 9000) i; checkpoint");
+    let second = scene.backup(false).await;
+    scene.sql("truncate changing; insert into changing select i, gen_random_bytes(512) from generate_series(1, 9000) i; checkpoint");
+    let third = scene.backup(false).await;
+    scene.flush_wal().await;
+    for gone in [&first, &second] {
+        scene.memory.delete(&layout::manifest(&scene.cluster, &gone.id)).await.unwrap();
+    }
+    let pruning = operations::prune::PruneRequest::default();
+    let source = scene.readable(scene.memory.clone());
+    let (mut moved, now) = (0, jiff::Timestamp::now());
+    for day in 1..8 {
+        scene.memory.set_clock(now + jiff::SignedDuration::from_hours(24 * 3 * day));
+        let plan = operations::prune::plan(&source, &pruning).await.unwrap();
+        moved +=
+            operations::prune::execute(&source, &plan, &pruning, "test", &Silent).await.unwrap().moved_packs;
+    }
+    assert!(moved > 0);
+    let target = Target::new().await;
+    let source = scene.readable(scene.memory.clone());
+    let report = copy(&source, &target.open(), &request(&scene, &[])).await.unwrap();
+    assert!(report.is_whole() && report.backups == [third.id.clone()], "{report:?}");
+    let third = std::slice::from_ref(&third);
+    assert_eq!(trees(&scene, &target.open(), third).await, trees(&scene, &source, third).await);
     assert_whole(&target).await;
 }

@@ -10,6 +10,7 @@ use repository::manifest::{BackupKind, Manifest, PageRef, Totals};
 use repository::pages::pieces;
 use repository::{PackId, Repository, RepositoryError};
 
+use super::attempt::Attempt;
 use super::places::{Known, Place, Places};
 use super::reader::Reader;
 use super::writer::Writer;
@@ -32,6 +33,7 @@ pub(crate) struct Copier<'c> {
     pub(crate) leaves: HashMap<LeafDigest, Extent>,
     /// List pages of the target's backup that is likest to the next one.
     pub(crate) known: Vec<PageRef>,
+    pub(crate) attempt: Attempt,
     /// Backups whose pages are in `places`.
     pub(crate) remembered: HashSet<String>,
 }
@@ -71,6 +73,7 @@ impl<'c> Copier<'c> {
             places: Places::default(),
             leaves: HashMap::new(),
             known: Vec::new(),
+            attempt: Attempt::default(),
             remembered: HashSet::new(),
         }
     }
@@ -103,6 +106,7 @@ impl<'c> Copier<'c> {
         } else if !self.remembered.contains(&manifest.parent_id) {
             self.remember_nearest(&manifest).await?;
         }
+        self.remember_attempt(&manifest).await?;
         let before = self.writer.stored_bytes;
         let writer = self.target.access().writer();
         let list = FileListWriter::new(writer, self.target.local(), self.request.level, &self.known);
@@ -112,6 +116,7 @@ impl<'c> Copier<'c> {
             if entry.kind == EntryKind::File {
                 entry.content = self.content(&entry, &mut making).await?;
                 self.monitor.event(Event::Advanced { bytes: entry.size });
+                self.maybe_note(&manifest).await?;
             }
             making.list.add_entry(entry)?;
             for pack in making.list.take_finished() {
@@ -173,14 +178,21 @@ impl<'c> Copier<'c> {
 
     /// The content of a file as the target has it, after copying what it lacks.
     async fn content(&mut self, entry: &Entry, making: &mut Making) -> Result<Content, CopyError> {
-        let mut leaves = Vec::new();
+        let (added, mut spans) = (self.writer.pages_added, Vec::new());
         for index in 0..entry.size.div_ceil(LEAF_SPAN) as u32 {
             let extents = self.source.span_extents(entry, index).await.map_err(CopyError::Source)?;
             let extents = self.extents(&extents).await?;
             count(&mut making.live, &extents);
-            if matches!(entry.content, Content::Inline(_)) {
-                return Ok(Content::Inline(extents));
-            }
+            spans.push(extents);
+        }
+        if self.writer.pages_added > added {
+            self.attempt.add(entry, spans.clone());
+        }
+        if matches!(entry.content, Content::Inline(_)) {
+            return Ok(Content::Inline(spans.pop().unwrap_or_default()));
+        }
+        let mut leaves = Vec::with_capacity(spans.len());
+        for extents in spans {
             let digest = leaf_digest(&extents);
             let leaf = match self.leaves.get(&digest).or_else(|| making.leaves.get(&digest)) {
                 Some(leaf) => *leaf,
@@ -190,10 +202,7 @@ impl<'c> Copier<'c> {
             leaves.push(leaf);
         }
         count(&mut making.live, &leaves);
-        Ok(match entry.content {
-            Content::Inline(_) => Content::Inline(Vec::new()),
-            Content::Leaves(_) => Content::Leaves(leaves),
-        })
+        Ok(Content::Leaves(leaves))
     }
 
     async fn extents(&mut self, extents: &[Extent]) -> Result<Vec<Extent>, CopyError> {

@@ -65,35 +65,45 @@ impl Copier<'_> {
             (Err(error), _) => return Err(CopyError::Source(error)),
             (_, Err(error)) => return Err(CopyError::Target(error)),
         };
-        match self.remember(&from, &to).await {
-            Err(CopyError::Source(error) | CopyError::Target(error)) if error.is_damage() => {
-                tracing::warn!(backup = %id, %error, "what both repositories have of it is copied again");
-            }
-            other => other?,
+        if self.remember(&from, &to).await? {
+            self.known = to.pages;
         }
         self.remembered.insert(id.clone());
         Ok(())
     }
 
-    async fn remember(&mut self, from: &Manifest, to: &Manifest) -> Result<(), CopyError> {
+    /// Notes where the pages of files are that are the same in `from`, of the source, and in `to`, of the target. True if the
+    /// target has all that `to` names. Damage to either only means that more is copied again.
+    pub(crate) async fn remember(&mut self, from: &Manifest, to: &Manifest) -> Result<bool, CopyError> {
+        match self.remember_files(from, to).await {
+            Err(CopyError::Source(error) | CopyError::Target(error)) if error.is_damage() => {
+                tracing::warn!(backup = %to.id, %error, "some of what both repositories have is copied again");
+                Ok(false)
+            }
+            other => other,
+        }
+    }
+
+    async fn remember_files(&mut self, from: &Manifest, to: &Manifest) -> Result<bool, CopyError> {
         let lost = self.lost_packs(to).await.map_err(CopyError::Target)?;
         let (source, target) = (self.source.clone(), self.target.clone());
         let (mut ours, mut theirs) = (source.entries(from), target.entries(to));
-        while let (Some(one), Some(other)) =
-            (ours.next().await.map_err(CopyError::Source)?, theirs.next().await.map_err(CopyError::Target)?)
-        {
-            if (&one.path, one.size, one.crc32c) != (&other.path, other.size, other.crc32c) {
-                tracing::warn!(backup = %to.id, "the file lists of both repositories differ; the rest is copied again");
-                break;
+        let mut one = ours.next().await.map_err(CopyError::Source)?;
+        let mut other = theirs.next().await.map_err(CopyError::Target)?;
+        while let (Some(mine), Some(its)) = (&one, &other) {
+            let order = mine.path.cmp(&its.path);
+            let is_same = (mine.size, mine.crc32c) == (its.size, its.crc32c);
+            if order.is_eq() && is_same && mine.kind == EntryKind::File {
+                self.remember_file(mine, its, &lost).await?;
             }
-            if one.kind == EntryKind::File {
-                self.remember_file(&one, &other, &lost).await?;
+            if order.is_le() {
+                one = ours.next().await.map_err(CopyError::Source)?;
+            }
+            if order.is_ge() {
+                other = theirs.next().await.map_err(CopyError::Target)?;
             }
         }
-        if lost.is_empty() {
-            self.known = to.pages.clone();
-        }
-        Ok(())
+        Ok(lost.is_empty())
     }
 
     async fn remember_file(

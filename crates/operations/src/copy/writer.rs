@@ -25,6 +25,8 @@ pub(crate) struct Writer {
     /// Every pack that was made, and what the target has of earlier runs.
     pub(crate) references: HashMap<PackId, PackRef>,
     pub(crate) stored_bytes: u64,
+    /// Pages that were added.
+    pub(crate) pages_added: u64,
 }
 
 impl Writer {
@@ -37,6 +39,7 @@ impl Writer {
             storing: JoinSet::new(),
             references: HashMap::new(),
             stored_bytes: 0,
+            pages_added: 0,
         }
     }
 
@@ -53,6 +56,7 @@ impl Writer {
             .pack
             .get_or_insert_with(|| PackWriter::new(target.access().writer(), &PackMemory::unbounded()));
         let place = Place { pack: pack.id(), chunk: pack.len(), page: (self.pages.len() / PAGE) as u32 };
+        self.pages_added += 1;
         self.pages.extend_from_slice(page);
         self.pages.resize(self.pages.len().next_multiple_of(PAGE), 0);
         Ok(place)
