@@ -39,8 +39,14 @@ impl Copier<'_> {
             attempts.into_iter().flatten().filter(|partial| partial.id == manifest.id).collect();
         self.attempt =
             Attempt { noted: own.len() as u32, noted_at: self.writer.stored_bytes, ..Attempt::default() };
+        // Each begins behind the paths of the one before it: together they are one list.
+        let mut all = Manifest { id: manifest.id.clone(), ..Manifest::default() };
         for partial in own {
-            self.remember(manifest, &partial).await?;
+            all.pages.extend(partial.pages);
+            all.packs.extend(partial.packs);
+        }
+        if !all.pages.is_empty() {
+            self.remember(manifest, &all).await?;
         }
         Ok(())
     }
