@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, check, config, demo, expire, info, init, key, list, pin, prune, restore, status, verify, wal,
+    backup, check, config, copy, demo, expire, info, init, key, list, pin, prune, restore, status, verify,
+    wal,
 };
 use crate::settings::Flag;
 
@@ -56,6 +57,8 @@ pub enum Command {
     Prune(prune::PruneArguments),
     /// Keep a backup whatever the policy says
     Pin(pin::PinArguments),
+    /// Copy backups and WAL into another repository
+    Copy(copy::CopyArguments),
     /// Show the settings that apply and where each comes from
     Config(config::ConfigArguments),
     /// Manage the keys that open the repository

@@ -129,6 +129,7 @@ async fn dispatch(session: &Session, command: &Command) -> Outcome<u8> {
         Command::Info(arguments) => commands::info::run(session, arguments).await,
         Command::Expire(arguments) => commands::expire::run(session, arguments).await,
         Command::Pin(arguments) => commands::pin::run(session, arguments).await,
+        Command::Copy(arguments) => commands::copy::run(session, arguments).await,
         Command::Config(arguments) => commands::config::run(session, arguments).map(|()| 0),
         Command::Key(command) => commands::key::run(session, command).await.map(|()| 0),
         Command::Prune(arguments) => commands::prune::run(session, arguments).await.map(|()| 0),

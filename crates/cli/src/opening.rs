@@ -33,6 +33,16 @@ pub async fn open(settings: &Settings, wanted: Use) -> Outcome<Arc<Repository>> 
     opened.map(Arc::new).map_err(|error| cannot_open(&location, &error))
 }
 
+/// Opens another repository than the configured one.
+pub async fn open_other(settings: &Settings, place: &str, secret: &Secret) -> Outcome<Arc<Repository>> {
+    let parsed = place.parse::<Location>();
+    let location = parsed.map_err(|error| Failure::caused(format!("use {place}"), &error))?;
+    let (storage, description) = describe_at(settings, &location).await?;
+    let state = settings.state_dir();
+    let opened = Repository::open(storage, description, secret, state.as_deref()).await;
+    opened.map(Arc::new).map_err(|error| cannot_open(&location, &error))
+}
+
 /// Opens the repository for a command that PostgreSQL waits for.
 pub async fn open_quickly(settings: &Settings, wanted: Use) -> Outcome<Arc<Repository>> {
     let secret = secret_files::configured(settings, wanted)?;
@@ -63,11 +73,15 @@ pub async fn open_quickly(settings: &Settings, wanted: Use) -> Outcome<Arc<Repos
 /// Finds the repository and reads its description; its storage is opened as the description says it must be used.
 async fn describe(settings: &Settings) -> Outcome<(Location, Arc<dyn Storage>, Description)> {
     let location = settings.location()?;
-    let storage = storage_at(settings, &location, true)?;
-    let description =
-        Repository::describe(&*storage).await.map_err(|error| cannot_open(&location, &error))?;
-    let storage = if description.create_only { storage } else { storage_at(settings, &location, false)? };
+    let (storage, description) = describe_at(settings, &location).await?;
     Ok((location, storage, description))
+}
+
+async fn describe_at(settings: &Settings, location: &Location) -> Outcome<(Arc<dyn Storage>, Description)> {
+    let storage = storage_at(settings, location, true)?;
+    let description = Repository::describe(&*storage).await.map_err(|error| cannot_open(location, &error))?;
+    let storage = if description.create_only { storage } else { storage_at(settings, location, false)? };
+    Ok((storage, description))
 }
 
 /// The storage at a location; `conditional_put` as in [`storage::Settings`].

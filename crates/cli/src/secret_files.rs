@@ -67,8 +67,17 @@ pub fn key(settings: &Settings) -> Outcome<Option<Secret>> {
     } else {
         return Ok(None);
     };
+    parse_key(what, &text).map(Some)
+}
+
+/// The key in a file that the command line names.
+pub fn key_in(path: &Path) -> Outcome<Secret> {
+    parse_key(format!("read the key file {}", path.display()), &read_secret(path)?)
+}
+
+fn parse_key(what: String, text: &SecretString) -> Outcome<Secret> {
     match SlotKey::parse(text.expose_secret()) {
-        Ok(key) => Ok(Some(Secret::Key(key))),
+        Ok(key) => Ok(Secret::Key(key)),
         Err(error) => Err(Failure::caused(what, &error)),
     }
 }

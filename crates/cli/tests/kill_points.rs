@@ -41,6 +41,9 @@ const PUSH: [&str; 4] = ["wal-push.read", "wal-push.bound", "wal-push.stored", "
 const DRAIN: [&str; 2] = ["wal-drain.stored", "wal-drain.noted"];
 const GET: [&str; 2] = ["wal-get.written", "wal-get.placed"];
 const GET_AHEAD: [&str; 2] = ["wal-get.ahead", "wal-get.taken"];
+const COPY: [&str; 3] = ["copy.wal", "copy.packed", "copy.published"];
+/// `crates/cli/tests/passphrase_and_keys.rs` has their scenario.
+const ROTATION: [&str; 3] = ["rotation.added", "rotation.tried", "rotation.removed"];
 const PREFETCH: [&str; 2] = ["wal-prefetch.written", "wal-prefetch.noted"];
 
 const VERIFY: [&str; 4] = ["verify.seen", "verify.recorded", "verify.merged", "verify.removed"];
@@ -63,8 +66,10 @@ fn c01_every_point_of_the_source_has_its_scenario() {
             named.extend(points.map(|rest| rest.split('"').next().unwrap().to_owned()));
         }
     }
-    let here: [&[&str]; 10] =
-        [&BACKUP, &RESTORE, &PUSH, &DRAIN, &GET, &GET_AHEAD, &PREFETCH, &VERIFY, &EXPIRE, &PRUNE];
+    let here: [&[&str]; 12] = [
+        &BACKUP, &RESTORE, &PUSH, &DRAIN, &GET, &GET_AHEAD, &PREFETCH, &VERIFY, &EXPIRE, &PRUNE, &COPY,
+        &ROTATION,
+    ];
     let received = receiver::POINTS.map(|(point, _)| point);
     let rare = receiver::TIMELINE_POINTS.into_iter().chain([receiver::GAP_POINT]);
     let here: BTreeSet<String> =
@@ -235,6 +240,31 @@ fn c01_an_expire_that_was_killed_anywhere_is_finished_by_the_next() {
     flush_wal(&server);
     let restored = scene.start_restored(&scene.restore("restored", &[]));
     ledger::assert_prefix(&restored, 10 + EXPIRE.len() as i64, "after all kills");
+}
+
+#[test]
+fn c01_a_copy_that_was_killed_anywhere_is_finished_by_the_next() {
+    let (scene, server) = scene_with_ledger(10);
+    scene.backup(&server, &[]);
+    ledger::add(&server, 11, 40);
+    scene.backup(&server, &[]);
+    ledger::add(&server, 41, 60);
+    flush_wal(&server);
+    for (number, point) in COPY.into_iter().enumerate() {
+        let place = |name: &str| scene.text_path(&format!("{name}-{number}"));
+        let (other, key, paper) = (place("other"), place("other-key"), place("other-paper"));
+        let own = ["--repository", &other, "--key-file", &key];
+        scene.ok(&[&["init", "--no-server", "--recovery-key-file", &paper][..], &own].concat());
+        let copy = ["copy", "--to", &other, "--to-key-file", &key];
+        scene.killed_at(point, &copy);
+        assert_eq!(scene.json(&copy)["report"]["damaged"], serde_json::json!([]), "{point}");
+        assert_eq!(scene.json(&copy)["report"]["stored_bytes"], 0, "{point}: there was nothing left to do");
+        let into = scene.restore(&format!("copied-{number}"), &own);
+        judges::verify_backup(&scene, &into);
+        let mut restored = scene.start_restored(&into);
+        ledger::assert_prefix(&restored, 60, point);
+        restored.stop(StopMode::Fast).unwrap();
+    }
 }
 
 fn assert_does_not_start(scene: &Scene, path: &Path, point: &str) {

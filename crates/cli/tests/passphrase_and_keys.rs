@@ -148,6 +148,44 @@ fn x06_keys_are_added_and_removed_and_the_last_one_stays() {
 }
 
 #[test]
+fn x06_a_key_is_rotated_and_the_old_one_opens_nothing() {
+    let scene = scene_with_passphrase();
+    ok(&scene, WITH_PASSPHRASE, &["key", "add", "--file", "machine", "--label", "the host"]);
+    scene.write("next", "another good passphrase\n");
+    let rotated = ok(&scene, WITH_PASSPHRASE, &["key", "rotate", "--new-passphrase-file", "next"]);
+    assert!(rotated.out.contains("change what is configured"), "{}", rotated.out);
+    call(&scene, WITH_PASSPHRASE, &["list"]).refused(2, &["hint:"]);
+    let by_next = &["--passphrase-file", "next"];
+    let before = keys(&scene, by_next);
+    assert_eq!(before.len(), 3);
+
+    let (machine, paper) = (slot(&before, "key"), slot(&before, "recovery"));
+    ok(&scene, by_next, &["key", "rotate", "--slot", &machine, "--file", "machine-2"]);
+    call(&scene, &["--key-file", "machine"], &["list"]).refused(2, &["hint:"]);
+    ok(&scene, by_next, &["key", "rotate", "--slot", &paper, "--file", "paper-2"]);
+    let after = keys(&scene, &["--key-file", "machine-2"]);
+    assert_eq!(after, keys(&scene, &["--key-file", "paper-2"]));
+    let kept: Vec<_> = after.iter().map(|key| (key["kind"].as_str(), key["label"].as_str())).collect();
+    assert!(kept.iter().any(|key| key.0 == Some("recovery")), "{kept:?}");
+    assert!(kept.contains(&(Some("key-file"), Some("the host"))), "{kept:?}");
+
+    call(&scene, by_next, &["key", "rotate", "--slot", &machine, "--file", "x"]).refused(3, &["no such key"]);
+    assert!(!scene.path("x").exists());
+    scene.write("weak", "short\n");
+    call(&scene, by_next, &["key", "rotate", "--new-passphrase-file", "weak"]).refused(2, &["too weak"]);
+    for point in ["rotation.added", "rotation.tried", "rotation.removed"] {
+        scene.write("killed", &format!("{point} is a passphrase\n"));
+        let rotation = ["key", "rotate", "--new-passphrase-file", "killed", "--slot"];
+        let own = slot(&keys(&scene, &["--key-file", "paper-2"]), "passphrase");
+        let mut command = scene.bare_command();
+        command.args(rotation).arg(&own).args(["--repository", "./repository", "--key-file", "paper-2"]);
+        let said = scene::said(command.env("PGKEEP_FAILPOINT", point));
+        assert!(said.output.status.code().is_none(), "{point}: {}", said.all());
+        assert!(keys(&scene, &["--passphrase-file", "killed"]).len() >= 3, "{point}");
+    }
+}
+
+#[test]
 fn x06_the_key_of_another_repository_opens_nothing() {
     let scene = scene_with_passphrase();
     let other = Scene::any();

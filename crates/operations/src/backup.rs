@@ -7,7 +7,7 @@ mod collect;
 mod copy;
 mod earlier;
 mod error;
-mod live;
+pub(crate) mod live;
 mod plan;
 mod ready;
 mod record;
@@ -16,7 +16,7 @@ mod settled;
 mod standby;
 mod tuning;
 mod upload;
-mod wal;
+pub(crate) mod wal;
 mod watched;
 mod worker;
 
@@ -58,7 +58,7 @@ const MAX_SPAN_FINDINGS: usize = 256;
 /// Number of the partial manifest of a backup that lacked nothing but its WAL.
 const LAST_PARTIAL: u32 = 999_999;
 /// Tables and maps kept on this host's disk.
-const LOCAL_LIMIT: u64 = 4 << 30;
+pub(crate) const LOCAL_LIMIT: u64 = 4 << 30;
 
 /// What backup to take.
 #[derive(Clone, Debug)]

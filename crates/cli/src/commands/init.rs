@@ -223,6 +223,9 @@ fn show_recovery_key(key: &SlotKey) -> Outcome {
          this machine nor the repository can take it with them:\n\n{}\n\n",
         *text
     ));
+    let mut advice = String::new();
+    crate::failure::push_wrapped(&mut advice, "", report::ALL_LOST, output::width());
+    output::print_error(&format!("{advice}\n"));
     let last = text.rsplit('-').next().unwrap_or_default();
     for _ in 0..TRIES {
         if terminal::ask("Type its last four characters when you have it: ")?.eq_ignore_ascii_case(last) {

@@ -1,5 +1,7 @@
 //! `pgkeep key`: who can open the repository.
 
+mod rotate;
+
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
@@ -30,6 +32,8 @@ pub enum KeyCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Put a new passphrase or key file in the place of one, which then opens nothing
+    Rotate(RotateArguments),
     /// Write a credential that adds backups and WAL and cannot read them
     Writer {
         /// The file to make
@@ -61,6 +65,32 @@ pub struct AddArguments {
     label: String,
 }
 
+/// Which key to replace, and by what.
+#[derive(Debug, Args)]
+#[command(override_usage = "pgkeep key rotate [--slot ID] --file FILE | --passphrase\n       \
+    pgkeep key rotate [--slot ID] --new-passphrase-file FILE")]
+#[group(skip)]
+#[command(
+    after_help = "The new key is added and tried before the old one is removed. Whoever had the old key may have \
+    kept what it opened: only `pgkeep copy` into a fresh repository gives what is stored other keys."
+)]
+#[command(group(ArgGroup::new("by").required(true).args(["file", "passphrase", "new_passphrase_file"])))]
+pub struct RotateArguments {
+    /// The slot to replace, as `pgkeep key list` shows it
+    /// [default: the one that this command opens the repository with]
+    #[arg(long, value_name = "ID")]
+    slot: Option<String>,
+    /// Make a new key and write it into this new file
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Ask for the new passphrase
+    #[arg(long)]
+    passphrase: bool,
+    /// Take the new passphrase from this file
+    #[arg(long, value_name = "FILE")]
+    new_passphrase_file: Option<PathBuf>,
+}
+
 /// Does it.
 pub async fn run(session: &Session, command: &KeyCommand) -> Outcome {
     let repository = opening::open(&session.settings, Use::Read).await?;
@@ -68,6 +98,7 @@ pub async fn run(session: &Session, command: &KeyCommand) -> Outcome {
         KeyCommand::Add(arguments) => add(session, &repository, arguments).await,
         KeyCommand::List => list(session, &repository).await,
         KeyCommand::Remove { slot, yes } => remove(session, &repository, slot, *yes).await,
+        KeyCommand::Rotate(arguments) => rotate::run(session, &repository, arguments).await,
         KeyCommand::Writer { file } => {
             secret_files::write_new(file, &repository.access().writer().to_text())?;
             let text = format!("Wrote a writer credential to {}.\n", file.display());

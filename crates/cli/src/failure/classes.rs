@@ -5,6 +5,7 @@ use std::error::Error;
 use operations::backup::BackupError;
 use operations::catalogue::CatalogueError;
 use operations::check::CheckError;
+use operations::copy::CopyError;
 use operations::expire::ExpireError;
 use operations::init::InitError;
 use operations::prune::PruneError;
@@ -46,6 +47,7 @@ pub(super) fn class_of(error: AnyError<'_>) -> Option<Class> {
             CheckError::Reachable(below) => reachable_class(below),
         })
         .or_else(|| error.downcast_ref().and_then(expire_class))
+        .or_else(|| error.downcast_ref().and_then(copy_class))
         .or_else(|| server_room(error))
         .or_else(|| match error.downcast_ref()? {
             InitError::Exists => Some(Class::Conflict),
@@ -193,6 +195,22 @@ fn prune_class(error: &PruneError) -> Option<Class> {
         PruneError::Codec(_) => Some(Class::Bug),
         PruneError::Lease(below) => lease_class(below),
         PruneError::Repository(below) => repository_class(below),
+    }
+}
+
+fn copy_class(error: &CopyError) -> Option<Class> {
+    match error {
+        CopyError::SameRepository => Some(Class::WrongRequest),
+        CopyError::NoCluster { .. } => Some(Class::NotFound),
+        CopyError::Conflict { .. } => Some(Class::Conflict),
+        CopyError::WalMissing { .. } => Some(Class::Damaged),
+        CopyError::Overtaken => Some(Class::TryAgain),
+        CopyError::Codec(_) => Some(Class::Bug),
+        CopyError::Catalogue(below) => catalogue_class(below),
+        // The layer below says it.
+        CopyError::Source(_) | CopyError::SourceWal(_) | CopyError::Target(_) | CopyError::TargetWal(_) => {
+            None
+        }
     }
 }
 

@@ -19,7 +19,8 @@ impl LiveSet {
         packs.sort_unstable();
         let (mut keys, mut most) = (Vec::new(), Vec::new());
         let room = self.keys.len() + packs.len();
-        (keys.reserve_exact(room), most.reserve_exact(room));
+        keys.reserve_exact(room);
+        most.reserve_exact(room);
         let mut push = |key: u64, live: u32| match keys.last() {
             Some(last) if *last == key => {
                 let last = most.len() - 1;
@@ -41,7 +42,8 @@ impl LiveSet {
         for at in old..self.keys.len() {
             push(self.keys[at], self.most[at]);
         }
-        (keys.shrink_to_fit(), most.shrink_to_fit());
+        keys.shrink_to_fit();
+        most.shrink_to_fit();
         (self.keys, self.most) = (keys, most);
         packs.clear();
     }

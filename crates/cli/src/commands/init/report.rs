@@ -17,6 +17,10 @@ use crate::opening;
 use crate::output::{facts, moment, width};
 use crate::settings::Settings;
 
+/// What nobody can be told too early.
+pub(super) const ALL_LOST: &str = "losing one key does not matter while another opens the repository; whoever loses them all \
+    loses every backup, and nobody can help";
+
 /// Everything that the user should know at the end.
 pub struct Report {
     made: bool,
@@ -152,6 +156,7 @@ impl Report {
             let advice = "put the recovery key where neither this machine nor the repository can take it with them; \
                 then remove the file";
             push_wrapped(text, "notice: ", advice, width());
+            push_wrapped(text, "notice: ", ALL_LOST, width());
         }
         if self.passphrase_only {
             let advice = "archive_command needs a key file or a writer credential, not a passphrase: \

@@ -1,0 +1,102 @@
+//! Reading pages of the source: chunks are opened, checked, and kept for the next pages that stand in them.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+use repository::chunk::Codec;
+use repository::content::Extent;
+use repository::moved::{MOVES_MAX, is_absent_pack};
+use repository::pack::OpenPack;
+use repository::{PackId, Repository, RepositoryError, layout};
+
+/// Opened chunks that are kept, of at most 1 MiB each; twice what is read ahead.
+const CHUNKS: usize = 32;
+/// Opened packs that are kept; a table has at most 1 MiB.
+const PACKS: usize = 8;
+/// Chunks, and stored bytes, that are read by one request.
+const AHEAD_CHUNKS: u32 = 16;
+const AHEAD_BYTES: u64 = 8 << 20;
+
+pub(crate) struct Reader {
+    source: Arc<Repository>,
+    packs: LruCache<PackId, Arc<OpenPack>>,
+    chunks: LruCache<(PackId, u32), Arc<Vec<u8>>>,
+    codec: Codec,
+}
+
+impl Reader {
+    pub(crate) fn new(source: Arc<Repository>) -> Self {
+        let room = |count| NonZeroUsize::new(count).expect("not zero");
+        let (packs, chunks) = (LruCache::new(room(PACKS)), LruCache::new(room(CHUNKS)));
+        Self { source, packs, chunks, codec: Codec::new(1) }
+    }
+
+    /// The bytes of `at`, which stands in one chunk, wherever that was moved to. `ahead` is what will be asked for next.
+    pub(crate) async fn read(&mut self, at: Extent, ahead: &[Extent]) -> Result<Vec<u8>, RepositoryError> {
+        let (mut open, mut bytes) = (vec![(at, 0)], Vec::with_capacity(at.length as usize));
+        while let Some((piece, moves)) = open.pop() {
+            let chunk = match self.chunk(piece.pack, piece.chunk, ahead).await {
+                Err(absent) if is_absent_pack(&absent, piece.pack) && moves < MOVES_MAX => {
+                    let moved = self.source.moved_or(piece.pack, absent).await?.forward(piece)?;
+                    open.extend(moved.into_iter().rev().map(|piece| (piece, moves + 1)));
+                    continue;
+                }
+                other => other?,
+            };
+            let start = piece.offset as usize;
+            let found = chunk.get(start..start + piece.length as usize);
+            let missing = || RepositoryError::Missing {
+                pack: piece.pack,
+                what: format!("end of chunk {}", piece.chunk),
+            };
+            bytes.extend_from_slice(found.ok_or_else(missing)?);
+        }
+        Ok(bytes)
+    }
+
+    async fn chunk(
+        &mut self,
+        pack: PackId,
+        number: u32,
+        ahead: &[Extent],
+    ) -> Result<Arc<Vec<u8>>, RepositoryError> {
+        if let Some(plain) = self.chunks.get(&(pack, number)) {
+            return Ok(plain.clone());
+        }
+        let open = match self.packs.get(&pack) {
+            Some(open) => open.clone(),
+            None => {
+                let open = Arc::new(self.source.open_pack(pack, None).await?);
+                self.packs.put(pack, open.clone());
+                open
+            }
+        };
+        let chunks = &open.table.chunks;
+        let missing = || RepositoryError::Missing { pack, what: format!("chunk {number}") };
+        let first = chunks.get(number as usize).ok_or_else(missing)?.offset;
+        let end =
+            |chunk: u32| chunks.get(chunk as usize).map(|info| info.offset + u64::from(info.stored_len));
+        let mut last = number;
+        for piece in ahead.iter().filter(|piece| piece.pack == pack) {
+            if piece.chunk == last + 1
+                && piece.chunk < number + AHEAD_CHUNKS
+                && end(piece.chunk).is_some_and(|end| end - first <= AHEAD_BYTES)
+            {
+                last = piece.chunk;
+            }
+        }
+        let range = first..end(last).ok_or_else(missing)?;
+        let mut sealed = self.source.storage().read(&layout::pack(pack), range).await?.to_vec();
+        for chunk in (number..=last).rev() {
+            let info = &chunks[chunk as usize];
+            let start = (info.offset - first) as usize;
+            let frame = &mut sealed[start..start + info.stored_len as usize];
+            let mut plain = vec![0; info.plain_len as usize];
+            // What is copied is checked: the target must not give a damaged page a good digest.
+            open.chunk(chunk, frame, &mut self.codec, Some(self.source.digester()), &mut plain)?;
+            self.chunks.put((pack, chunk), Arc::new(plain));
+        }
+        self.chunks.get(&(pack, number)).cloned().ok_or_else(missing)
+    }
+}
