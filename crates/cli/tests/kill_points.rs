@@ -408,7 +408,7 @@ fn forget(spool: &Path) {
 fn c01_a_prune_that_was_killed_anywhere_is_finished_by_the_next() {
     let (scene, server) = scene_with_ledger(10);
     sql(&server, "create table t (id int, x text) with (autovacuum_enabled = off)");
-    let fill = "insert into t select g, string_agg(md5(random()::text), '') from generate_series(1, 4000) g, \
+    let fill = "insert into t select g, string_agg(md5(random()::text), '') from generate_series(1, 16000) g, \
                 generate_series(1, 30) group by g";
     let prune = ["prune", "--grace", "0s"];
     for (point, rows) in PRUNE.into_iter().zip(11..) {

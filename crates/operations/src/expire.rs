@@ -167,8 +167,14 @@ pub async fn plan(repository: &Repository, request: &ExpireRequest) -> Result<Pl
         })
         .collect();
     let (mut wal_before, mut wal, mut notes) = (None, Vec::new(), Vec::new());
-    if now.is_some() {
+    // A backup at work needs WAL from where it began, which nobody knows but itself.
+    let first_in_window = lines.iter().find(|line| line.keep && line.in_window).map(|line| line.id.as_str());
+    let began_before = |id: &String| first_in_window.is_some_and(|first| id.as_str() < first);
+    let all_wal_may_be_needed = looked.at_work.iter().any(began_before);
+    if now.is_some() && !all_wal_may_be_needed {
         (wal_before, wal) = wal::plan(&looked.archive, &looked.backups, &lines);
+    }
+    if now.is_some() {
         notes = looked.idle_notes();
     }
     Ok(Plan { cluster: request.cluster.to_string(), now, backups: lines, wal_before, wal, notes })

@@ -265,3 +265,25 @@ async fn notes_go_when_nothing_asks_for_them() {
     let listing = catalogue::list(&scene.repository, &cluster()).await.unwrap();
     assert!(listing.chain[0].contains(&id(15)), "{:?}", listing.chain);
 }
+
+#[tokio::test]
+async fn wal_stays_that_a_new_timeline_or_a_backup_at_work_may_need() {
+    let scene = Scene::of(60).await;
+    // An old backup was restored and promoted: its WAL lies before the window, and no backup is on it yet.
+    let begun: pg::wal::FileName = format!("0000000200000000{:08X}", first_segment(3)).parse().unwrap();
+    let info = repository::archive::WalInfo::new(&begun, 5, day(59));
+    scene.repository.store_wal(&cluster(), &begun, b"12345", &info, 1).await.unwrap();
+    let planned = plan(&scene.repository, &request("30d")).await.unwrap();
+    let names: BTreeSet<&str> = planned.wal.iter().map(|line| line.name.as_str()).collect();
+    assert!(names.contains(&*segment(first_segment(3)).to_string()), "the old timeline's goes");
+    assert!(!names.contains(&*begun.to_string()), "the new one's stays");
+
+    // One that began after the window did needs nothing before it, one that began earlier may need anything.
+    for (began, goes) in [(45, true), (10, false)] {
+        let scene = scene.copy();
+        let claimed = id(began).replace("full", "incremental");
+        scene.repository.claim(&cluster(), &claimed, "somebody").await.unwrap();
+        let planned = plan(&scene.repository, &request("30d")).await.unwrap();
+        assert_eq!((planned.wal.is_empty(), planned.expired().count()), (!goes, 29), "{claimed}");
+    }
+}

@@ -50,7 +50,8 @@ pub(crate) async fn plan_backup(
     let attempts = partials.iter().flatten().map(|manifest| manifest.id.clone());
     // By name, and not by what can be read: a host that cannot read may know no predecessor, and its id must be new.
     let there = repository.backup_ids(&request.cluster).await?.pop();
-    let id = backup_id(now, kind, attempts.chain(there).max().as_deref());
+    let claimed = repository.claims(&request.cluster).await?.into_iter().map(|claim| claim.backup);
+    let id = backup_id(now, kind, attempts.chain(there).chain(claimed).max().as_deref());
     for manifests in partials.into_iter().rev() {
         let same = |manifest: &Manifest| {
             manifest.server().system_identifier == control.system_identifier && manifest.backup_kind() == kind

@@ -100,9 +100,11 @@ async fn plan_backups(
         wanted.insert(resolve(source, cluster, text).await?);
     }
     let there = target.backup_ids(cluster).await.map_err(CopyError::Target)?;
+    let expired = target.expired(cluster).await.map_err(CopyError::Target)?.backups;
     let mut needed = BTreeSet::new();
     for id in source.backup_ids(cluster).await.map_err(CopyError::Source)? {
-        let is_wanted = wanted.is_empty() || wanted.contains(&id);
+        // What was expired there is brought again only when it is asked for.
+        let is_wanted = wanted.contains(&id) || wanted.is_empty() && !expired.contains(&id);
         let is_there = there.contains(&id);
         if !is_wanted && !is_there {
             continue;

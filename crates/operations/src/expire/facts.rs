@@ -40,6 +40,8 @@ pub(super) struct Looked {
     pub(super) backups: Vec<Backup>,
     pub(super) archive: ArchiveState,
     pub(super) storage_clock: Option<Timestamp>,
+    /// Backups that may be at work, or have died.
+    pub(super) at_work: Vec<String>,
     expired: Expired,
     /// The backups that manifests follow.
     previous: BTreeSet<String>,
@@ -90,7 +92,14 @@ pub(super) async fn look(repository: &Repository, request: &ExpireRequest) -> Re
             span: manifest.and_then(span),
         });
     }
-    Ok(Looked { backups, archive, storage_clock, expired, previous })
+    let claims = repository.claims(cluster).await?.into_iter();
+    let unfinished = claims.filter(|claim| {
+        let is_over = expired.backups.contains(&claim.backup)
+            || backups.iter().any(|backup| backup.fact.id == claim.backup);
+        !is_over && claim.may_be_alive(storage_clock)
+    });
+    let at_work = unfinished.map(|claim| claim.backup).collect();
+    Ok(Looked { backups, archive, storage_clock, at_work, expired, previous })
 }
 
 /// Refuses a list that lacks what is stored, or that was rolled back.

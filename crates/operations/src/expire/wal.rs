@@ -67,8 +67,12 @@ pub(super) fn plan(
     let (Some(size), Some(needs)) = (archive.segment_size(), Needs::of(backups, lines)) else {
         return (None, Vec::new());
     };
-    let unneeded =
-        |segment: &SegmentName| segment.fits(size) && needs.lack(segment.start(size), segment.end(size));
+    // A timeline that has no backup yet may have begun before the window: its WAL is only just coming.
+    let newest = backups.iter().filter_map(|backup| backup.span.map(|(timeline, ..)| timeline)).max();
+    let is_known = |timeline: TimelineId| newest.is_some_and(|newest| timeline <= newest);
+    let unneeded = |segment: &SegmentName| {
+        is_known(segment.timeline) && segment.fits(size) && needs.lack(segment.start(size), segment.end(size))
+    };
     let inventory = &archive.inventory;
     let segments = inventory.segments.values().flatten().map(|(&segment, &bytes)| {
         let file = FileName::Segment(segment);
@@ -88,7 +92,8 @@ pub(super) fn plan(
         .filter(|(segment, _)| unneeded(segment))
         .map(|(segment, line)| (segment.start(size), line))
         .collect();
-    for (gap, _) in archive.gaps.iter().filter(|(gap, _)| needs.lack(gap.from.get(), gap.to.get())) {
+    let is_past = |gap: &Gap| is_known(gap.timeline) && needs.lack(gap.from.get(), gap.to.get());
+    for (gap, _) in archive.gaps.iter().filter(|(gap, _)| is_past(gap)) {
         gone.push((gap.from.get(), WalLine::new(format!("note of a gap {gap}"), 0, What::Gap(*gap))));
     }
     gone.sort_by(|one, other| (one.0, &one.1.name).cmp(&(other.0, &other.1.name)));
