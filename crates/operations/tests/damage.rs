@@ -29,6 +29,8 @@ enum Kind {
     Partial,
     Wal,
     Identity,
+    /// Tells only prune something, and only while its backup is the newest.
+    Claim,
     Slot,
     Description,
 }
@@ -42,6 +44,7 @@ impl Kind {
             ["repository"] => Self::Description,
             [_, _, "backups", _] => Self::Manifest,
             [_, _, "partial", ..] => Self::Partial,
+            [_, _, "claims", _] => Self::Claim,
             [_, _, "wal", ..] => Self::Wal,
             [_, _, "identity"] => Self::Identity,
             _ => panic!("no case for {name}"),
@@ -204,7 +207,7 @@ impl Judge {
             }
             // Absent means "nothing was ever stored", which a restore need not mind.
             Kind::Identity => !deleted,
-            Kind::Slot | Kind::Partial => false,
+            Kind::Slot | Kind::Partial | Kind::Claim => false,
         }
     }
 
@@ -276,7 +279,7 @@ async fn s10_every_damaged_object_is_named_or_the_restore_is_exact() {
     let all = std::env::var_os("PGKEEP_TEST_ALL_DAMAGE").is_some();
     let cases = judge.cases(all);
     let kinds: std::collections::BTreeSet<Kind> = judge.scene.memory.names().iter().map(Kind::of).collect();
-    assert_eq!(kinds.len(), 7, "a repository with every kind of object: {kinds:?}");
+    assert_eq!(kinds.len(), 8, "a repository with every kind of object: {kinds:?}");
     assert!(cases.len() > if all { 5000 } else { 200 }, "{} cases", cases.len());
     judge.run(&cases).await;
     drop(judge.folder);

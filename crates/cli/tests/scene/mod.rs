@@ -7,6 +7,7 @@
 
 pub mod judges;
 pub mod ledger;
+pub mod points;
 pub mod receiver;
 pub mod wire;
 

@@ -130,6 +130,8 @@ async fn before_a_gap_a_beginning_is_brought_only_to_whoever_asks_for_it() {
     assert!(world.get(&numbered(3)).await.is_err(), "another gap than the one that was meant");
     world.context.up_to_gap = Some(numbered(3).parse().unwrap());
     assert_eq!(world.get(&numbered(3)).await.unwrap(), Got::Beginning { bytes: 30_000 });
+    // Nothing of a backup that is kept alone lies behind it: for its target, WAL ends there.
+    world.context.up_to_gap = Some(numbered(4).parse().unwrap());
     let absent = world.get(&numbered(4)).await.unwrap_err();
     assert!(matches!(absent, GetError::Absent { .. }) && absent.exit_status() == 1, "{absent:?}");
 }
