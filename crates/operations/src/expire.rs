@@ -243,6 +243,8 @@ async fn delete(
         repository.remove_older_wal_notes(&request.cluster, position).await?;
     }
     for id in &planned.notes {
+        // First the claim: without the note it would look like that of a backup at work.
+        repository.remove_claim(&request.cluster, id).await?;
         repository.remove_expired_note(&request.cluster, id).await?;
     }
     Ok(report)

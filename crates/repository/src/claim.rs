@@ -62,9 +62,14 @@ impl Repository {
 
     /// Takes a claim back, whose backup will never be. That it stays costs only time until its packs are freed.
     pub async fn withdraw_claim(&self, cluster: &ClusterName, id: &str) {
-        if let Err(error) = self.storage().remove(&layout::claim(cluster, id)).await {
+        if let Err(error) = self.remove_claim(cluster, id).await {
             tracing::warn!(backup = id, %error, "the claim of a backup that failed stays; prune will wait for it");
         }
+    }
+
+    /// Removes the claim of a backup that is no more.
+    pub async fn remove_claim(&self, cluster: &ClusterName, id: &str) -> Result<(), RepositoryError> {
+        Ok(self.storage().remove(&layout::claim(cluster, id)).await?)
     }
 
     /// Whether a backup was expired, as far as is written down.
