@@ -170,6 +170,10 @@ fn idle_histories(
         let path = archive.histories.get(other);
         *other == timeline || path.is_some_and(|path| path.lineage().any(|one| one == timeline))
     };
-    let idle = |timeline: &TimelineId| !alive.iter().any(|other| leads_to(other, *timeline));
+    // A promotion takes the first number that has no history behind the one it knows (`findNewestTimeLine`): none may be
+    // missing between those that stay.
+    let is_older = |timeline: &TimelineId| alive.first().is_some_and(|oldest| timeline < oldest);
+    let idle =
+        |timeline: &TimelineId| is_older(timeline) && !alive.iter().any(|other| leads_to(other, *timeline));
     inventory.histories.iter().copied().filter(idle).collect()
 }
