@@ -4,12 +4,14 @@
 //! chunk stands and what every page of it digests to; tables never change, so they are cached for ever.
 //! `docs/format.md` §4.
 
+mod gather;
 mod memory;
 mod table;
 
 use bytes::Bytes;
 use storage::ObjectName;
 
+pub use gather::{Gathered, Gatherer};
 pub use memory::PackMemory;
 use memory::PartWriter;
 use table::MAX_TABLE;
@@ -215,6 +217,25 @@ impl OpenPack {
             Some(digester) if digester.chunk(plain, |_| ()) != info.digest => Err(damaged("chunk digest")),
             _ => Ok(()),
         }
+    }
+
+    /// Opens chunk `number` out of `sealed`, a range of the pack that begins at `from` and holds it whole, and checks its
+    /// digest.
+    pub fn chunk_within(
+        &self,
+        number: u32,
+        from: u64,
+        sealed: &mut [u8],
+        codec: &mut Codec,
+        digester: &Digester,
+    ) -> Result<Vec<u8>, SealError> {
+        let info = &self.table.chunks[number as usize];
+        let mut plain = vec![0; info.plain_len as usize];
+        // A storage that answered with less than it was asked for breaks its contract: what is cut does not open.
+        let start = sealed.len().min((info.offset - from) as usize);
+        let end = sealed.len().min(start + info.stored_len as usize);
+        self.chunk(number, &mut sealed[start..end], codec, Some(digester), &mut plain)?;
+        Ok(plain)
     }
 }
 

@@ -383,9 +383,7 @@ impl Repository {
         let info = pack.table.chunks.get(chunk as usize).ok_or_else(missing)?;
         let range = info.offset..info.offset + u64::from(info.stored_len);
         let mut sealed = self.storage.read(&layout::pack(id), range).await?.to_vec();
-        let mut plain = vec![0; info.plain_len as usize];
-        pack.chunk(chunk, &mut sealed, &mut Codec::new(1), Some(&self.digester), &mut plain)?;
-        Ok(plain)
+        Ok(pack.chunk_within(chunk, info.offset, &mut sealed, &mut Codec::new(1), &self.digester)?)
     }
 
     async fn map_bytes(&self, at: Extent) -> Result<Vec<u8>, RepositoryError> {

@@ -89,12 +89,9 @@ impl Reader {
         let range = first..end(last).ok_or_else(missing)?;
         let mut sealed = self.source.storage().read(&layout::pack(pack), range).await?.to_vec();
         for chunk in (number..=last).rev() {
-            let info = &chunks[chunk as usize];
-            let start = (info.offset - first) as usize;
-            let frame = &mut sealed[start..start + info.stored_len as usize];
-            let mut plain = vec![0; info.plain_len as usize];
             // What is copied is checked: the target must not give a damaged page a good digest.
-            open.chunk(chunk, frame, &mut self.codec, Some(self.source.digester()), &mut plain)?;
+            let plain =
+                open.chunk_within(chunk, first, &mut sealed, &mut self.codec, self.source.digester())?;
             self.chunks.put((pack, chunk), Arc::new(plain));
         }
         self.chunks.get(&(pack, number)).cloned().ok_or_else(missing)

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use repository::chunk::{Codec, MAX_CHUNK, PAGE};
+use repository::chunk::{Codec, PAGE};
 use repository::layout;
 use repository::lease::Lease;
 use repository::moved::{Moved, MovedRun};
-use repository::pack::{ChunkKind, OpenPack, PackMemory, PackTable, PackWriter};
+use repository::pack::{ChunkKind, Gathered, Gatherer, PackTable, SealedPack};
 use repository::{PackId, Repository, RepositoryError};
 
 use super::PruneError;
@@ -24,10 +24,7 @@ pub(crate) struct Mover<'m> {
     repository: &'m Arc<Repository>,
     monitor: &'m dyn Monitor,
     codec: Codec,
-    level: i32,
-    pack: Option<PackWriter>,
-    /// Pages of the chunk being made.
-    pages: Vec<u8>,
+    gatherer: Gatherer,
     /// Packs that were read to their end, and where their pages will stand.
     read: Vec<(PackId, PackTable, Vec<MovedRun>)>,
     /// Packs whose pages stand elsewhere now.
@@ -36,9 +33,8 @@ pub(crate) struct Mover<'m> {
 
 impl<'m> Mover<'m> {
     pub(crate) fn new(repository: &'m Arc<Repository>, level: i32, monitor: &'m dyn Monitor) -> Self {
-        let codec = Codec::new(level);
-        let pages = Vec::with_capacity(MAX_CHUNK);
-        Self { repository, monitor, codec, level, pack: None, pages, read: Vec::new(), moved: Vec::new() }
+        let gatherer = Gatherer::new(repository, level);
+        Self { repository, monitor, codec: Codec::new(1), gatherer, read: Vec::new(), moved: Vec::new() }
     }
 
     /// Copies the named pages of one pack.
@@ -60,10 +56,13 @@ impl<'m> Mover<'m> {
             let range = first..last.offset + u64::from(last.stored_len);
             let mut sealed = self.read_range(id, range).await?;
             for chunk in (span.0..=span.1).filter(|chunk| usage.chunks[*chunk] != 0) {
-                let plain = self.open_chunk(&open, chunk, first, &mut sealed)?;
-                self.copy_chunk(&open.table, chunk, &plain, usage.chunks[chunk], &mut runs)?;
-                self.monitor.event(Event::Advanced { bytes: u64::from(open.table.chunks[chunk].stored_len) });
-                self.store_if_full(lease).await?;
+                let (number, info) = (chunk as u32, &open.table.chunks[chunk]);
+                // What is copied is checked: a new pack must not give a damaged page a good digest.
+                let digester = self.repository.digester();
+                let plain = open.chunk_within(number, first, &mut sealed, &mut self.codec, digester);
+                let plain = plain.map_err(RepositoryError::from)?;
+                self.copy_chunk(info.kind, number, &plain, usage.chunks[chunk], &mut runs, lease).await?;
+                self.monitor.event(Event::Advanced { bytes: u64::from(info.stored_len) });
             }
         }
         self.read.push((id, open.table, runs));
@@ -72,51 +71,34 @@ impl<'m> Mover<'m> {
 
     /// Stores what is left.
     pub(crate) async fn finish(&mut self, lease: &mut Lease) -> Result<(), PruneError> {
-        self.end_chunk()?;
-        self.store(lease).await
+        let last = self.gatherer.finish().map_err(PruneError::Codec)?;
+        self.store(last, lease).await
     }
 
     async fn read_range(&self, id: PackId, range: std::ops::Range<u64>) -> Result<Vec<u8>, RepositoryError> {
         Ok(self.repository.storage().read(&layout::pack(id), range).await?.to_vec())
     }
 
-    fn open_chunk(
-        &mut self,
-        open: &OpenPack,
-        chunk: usize,
-        first: u64,
-        sealed: &mut [u8],
-    ) -> Result<Vec<u8>, RepositoryError> {
-        let info = &open.table.chunks[chunk];
-        let start = (info.offset - first) as usize;
-        let frame = &mut sealed[start..start + info.stored_len as usize];
-        let mut plain = vec![0; info.plain_len as usize];
-        // What is copied is checked: a new pack must not give a damaged page a good digest.
-        open.chunk(chunk as u32, frame, &mut self.codec, Some(self.repository.digester()), &mut plain)?;
-        Ok(plain)
-    }
-
     /// Copies the named pages of one chunk; `bits` tells which.
-    fn copy_chunk(
+    async fn copy_chunk(
         &mut self,
-        table: &PackTable,
-        chunk: usize,
+        kind: ChunkKind,
+        chunk: u32,
         plain: &[u8],
         bits: u128,
         runs: &mut Vec<MovedRun>,
+        lease: &mut Lease,
     ) -> Result<(), PruneError> {
-        let number = chunk as u32;
-        if table.chunks[chunk].kind == ChunkKind::Map {
-            self.end_chunk()?;
-            let digester = self.repository.digester();
-            let pack = open_pack(&mut self.pack, self.repository);
-            let to_chunk = pack.add_map(&mut self.codec, digester, plain).map_err(PruneError::Codec)?;
+        if kind == ChunkKind::Map {
+            self.gatherer.end_chunk().map_err(PruneError::Codec)?;
+            self.store_if_full(lease).await?;
+            let to = self.gatherer.add_map(plain).map_err(PruneError::Codec)?;
             runs.push(MovedRun {
-                chunk: number,
+                chunk,
                 page: 0,
                 pages: 0,
-                to_pack: pack.id(),
-                to_chunk,
+                to_pack: to.pack,
+                to_chunk: to.chunk,
                 to_page: 0,
             });
             return Ok(());
@@ -125,58 +107,39 @@ impl<'m> Mover<'m> {
             if bits >> page & 1 == 0 {
                 continue;
             }
-            if self.pages.len() + PAGE > MAX_CHUNK {
-                self.end_chunk()?;
-            }
-            let pack = open_pack(&mut self.pack, self.repository);
-            let (to_pack, to_chunk) = (pack.id(), pack.len());
-            let to_page = (self.pages.len() / PAGE) as u32;
-            self.pages.extend_from_slice(bytes);
+            self.store_if_full(lease).await?;
+            let Gathered { pack: to_pack, chunk: to_chunk, page: to_page } = self.gatherer.add_page(bytes);
             let page = page as u32;
             match runs.last_mut() {
                 Some(run)
-                    if (run.chunk, run.page + run.pages) == (number, page)
+                    if (run.chunk, run.page + run.pages) == (chunk, page)
                         && (run.to_pack, run.to_chunk, run.to_page + run.pages)
                             == (to_pack, to_chunk, to_page)
                         && run.pages > 0 =>
                 {
                     run.pages += 1;
                 }
-                _ => runs.push(MovedRun { chunk: number, page, pages: 1, to_pack, to_chunk, to_page }),
+                _ => runs.push(MovedRun { chunk, page, pages: 1, to_pack, to_chunk, to_page }),
             }
         }
         Ok(())
     }
 
-    fn end_chunk(&mut self) -> Result<(), PruneError> {
-        if self.pages.is_empty() {
-            return Ok(());
-        }
-        let digester = self.repository.digester();
-        let mut digests = Vec::with_capacity(self.pages.len() / PAGE);
-        digester.pages(&self.pages, &mut digests);
-        let pack = open_pack(&mut self.pack, self.repository);
-        pack.add_pages(&mut self.codec, digester, &self.pages, &digests).map_err(PruneError::Codec)?;
-        self.pages.clear();
-        Ok(())
-    }
-
     async fn store_if_full(&mut self, lease: &mut Lease) -> Result<(), PruneError> {
-        if self.pack.as_ref().is_some_and(PackWriter::is_full) {
-            self.end_chunk()?;
-            self.store(lease).await?;
+        match self.gatherer.take_full().map_err(PruneError::Codec)? {
+            Some(pack) => self.store(Some(pack), lease).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Stores the new pack, and then where the pages of each pack went whose last page is stored now.
-    async fn store(&mut self, lease: &mut Lease) -> Result<(), PruneError> {
+    /// Stores a new pack, in which every page is that was copied, and then where the pages of each pack went that was read to
+    /// its end.
+    async fn store(&mut self, pack: Option<SealedPack>, lease: &mut Lease) -> Result<(), PruneError> {
         lease.confirm().await?;
-        if let Some(pack) = self.pack.take().filter(|pack| !pack.is_empty()) {
-            self.repository.store_pack(pack.finish()).await?;
+        if let Some(pack) = pack {
+            self.repository.store_pack(pack).await?;
             failpoint::reach("prune.packed");
         }
-        self.codec = Codec::new(self.level);
         for (id, table, runs) in std::mem::take(&mut self.read) {
             self.repository.store_moved(id, &Moved::new(table, runs)).await?;
             failpoint::reach("prune.moved");
@@ -184,10 +147,6 @@ impl<'m> Mover<'m> {
         }
         Ok(())
     }
-}
-
-fn open_pack<'p>(pack: &'p mut Option<PackWriter>, repository: &Repository) -> &'p mut PackWriter {
-    pack.get_or_insert_with(|| PackWriter::new(repository.access().writer(), &PackMemory::unbounded()))
 }
 
 /// Ranges of chunks, first and last, that hold named pages and are read by one request each.

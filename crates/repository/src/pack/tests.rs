@@ -34,6 +34,14 @@ fn a_pack_opens_from_its_end_and_gives_back_its_chunks() {
         open.chunk(number, &mut sealed, &mut codec, Some(&digester), &mut plain).unwrap();
         assert_eq!(plain, expected);
     }
+    // Out of a range that holds both, and out of one that a storage cut short.
+    let end = (open.table.chunks[1].offset + u64::from(open.table.chunks[1].stored_len)) as usize;
+    let mut within =
+        |keep: usize| open.chunk_within(1, 0, &mut bytes[..keep].to_vec(), &mut codec, &digester);
+    assert_eq!(within(end).unwrap(), b"map");
+    for keep in 0..end {
+        assert!(matches!(within(keep), Err(SealError::NotAuthentic { .. })), "{keep}");
+    }
     assert!(OpenPack::from_tail(&access, PackId::random(), size, &bytes).is_err());
     assert!(OpenPack::from_tail(&access, pack.id, size + 1, &bytes).is_err());
 }
@@ -47,4 +55,35 @@ proptest::proptest! {
         let with_magic = [&bytes[..], &FOOTER_MAGIC].concat();
         let _ = OpenPack::from_tail(&access, PackId([0; 16]), 1 << 20, &with_magic);
     }
+}
+
+#[test]
+fn pages_are_gathered_into_chunks_and_no_pack_has_more_than_it_may() {
+    let keyring = Keyring::for_test_vectors(4);
+    let access = crate::secrets::Access::Full(keyring.clone());
+    let description =
+        crate::description::Description::new(&keyring.writer, "2026-11-22T00:00:00Z".parse().unwrap(), true);
+    let repository = crate::repository::Repository::assemble(
+        std::sync::Arc::new(storage::Memory::new()),
+        description,
+        access,
+        None,
+    );
+    let mut gatherer = Gatherer::new(&repository, 1);
+    let (mut packs, mut places) = (Vec::new(), Vec::new());
+    for number in 0..1500u32 {
+        packs.extend(gatherer.take_full().unwrap());
+        let page = [number as u8; 5000];
+        places.push(gatherer.add_page(&page));
+        gatherer.end_chunk().unwrap();
+        packs.extend(gatherer.take_full().unwrap());
+        places.push(gatherer.add_map(b"map").unwrap());
+    }
+    packs.extend(gatherer.finish().unwrap());
+    assert_eq!(packs.iter().map(|pack| pack.table.chunks.len()).collect::<Vec<_>>(), [1024, 1024, 952]);
+    for place in places {
+        let pack = packs.iter().find(|pack| pack.id == place.pack).unwrap();
+        assert!(place.page == 0 && (place.chunk as usize) < pack.table.chunks.len());
+    }
+    assert!(gatherer.finish().unwrap().is_none());
 }

@@ -1,0 +1,88 @@
+//! Gathering single pages, and chunks of the map, into packs: what copies what is stored already.
+
+use super::{PackMemory, PackWriter, SealedPack};
+use crate::chunk::{Codec, CodecError, Digester, MAX_CHUNK, PAGE};
+use crate::layout::PackId;
+use crate::repository::Repository;
+use crate::secrets::WriterCredential;
+
+/// Where a page, or a chunk of the map, will stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gathered {
+    /// The pack.
+    pub pack: PackId,
+    /// The chunk in it.
+    pub chunk: u32,
+    /// The page in that; 0 for a chunk of the map.
+    pub page: u32,
+}
+
+/// Pages that become chunks of 1 MiB, which become packs.
+pub struct Gatherer {
+    writer: WriterCredential,
+    digester: Digester,
+    codec: Codec,
+    pack: Option<PackWriter>,
+    /// Pages of the chunk being made.
+    pages: Vec<u8>,
+}
+
+impl Gatherer {
+    /// Packs for `repository`; `level` is zstd's, 1 to 19.
+    pub fn new(repository: &Repository, level: i32) -> Self {
+        Self {
+            writer: repository.access().writer().clone(),
+            digester: repository.digester().clone(),
+            codec: Codec::new(level),
+            pack: None,
+            pages: Vec::with_capacity(MAX_CHUNK),
+        }
+    }
+
+    /// Adds a page, filled up with zeros where it is short. [`Gatherer::take_full`] comes before the next one.
+    pub fn add_page(&mut self, page: &[u8]) -> Gathered {
+        let at = self.next_page();
+        self.pages.extend_from_slice(page);
+        self.pages.resize(self.pages.len().next_multiple_of(PAGE), 0);
+        at
+    }
+
+    /// Adds a chunk of the map, whole. [`Gatherer::end_chunk`] and [`Gatherer::take_full`] come before it: a pack holds so many
+    /// chunks and no more.
+    pub fn add_map(&mut self, plain: &[u8]) -> Result<Gathered, CodecError> {
+        debug_assert!(self.pages.is_empty(), "a chunk of pages was begun");
+        let at = self.next_page();
+        let pack = self.pack.as_mut().expect("next_page makes it");
+        pack.add_map(&mut self.codec, &self.digester, plain)?;
+        Ok(at)
+    }
+
+    /// The pack that is full, if it is; then everything that was added until now is in it or in one before.
+    pub fn take_full(&mut self) -> Result<Option<SealedPack>, CodecError> {
+        if self.pages.len() == MAX_CHUNK {
+            self.end_chunk()?;
+        }
+        let is_full = self.pages.is_empty() && self.pack.as_ref().is_some_and(PackWriter::is_full);
+        Ok(if is_full { self.pack.take().map(PackWriter::finish) } else { None })
+    }
+
+    /// What is left, as a pack.
+    pub fn finish(&mut self) -> Result<Option<SealedPack>, CodecError> {
+        self.end_chunk()?;
+        Ok(self.pack.take().map(PackWriter::finish))
+    }
+
+    /// Ends the chunk that pages are gathered in.
+    pub fn end_chunk(&mut self) -> Result<(), CodecError> {
+        let Some(pack) = self.pack.as_mut().filter(|_| !self.pages.is_empty()) else { return Ok(()) };
+        let mut digests = Vec::with_capacity(self.pages.len() / PAGE);
+        self.digester.pages(&self.pages, &mut digests);
+        pack.add_pages(&mut self.codec, &self.digester, &self.pages, &digests)?;
+        self.pages.clear();
+        Ok(())
+    }
+    fn next_page(&mut self) -> Gathered {
+        let pack = self.pack.get_or_insert_with(|| PackWriter::new(&self.writer, &PackMemory::unbounded()));
+        Gathered { pack: pack.id(), chunk: pack.len(), page: (self.pages.len() / PAGE) as u32 }
+    }
+}
