@@ -42,6 +42,19 @@ fn hosts(servers: &[&Throwaway]) -> String {
     format!("host={folders} port={ports} dbname=postgres user=postgres")
 }
 
+/// Waits until the standby has replayed everything before `end`.
+fn wait_until_replayed(standby: &Throwaway, end: impl std::fmt::Display) {
+    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{end}')::int");
+    wait_for("the standby", || (number(standby, &replayed) == 1).then_some(()));
+}
+
+/// Has the receiver follow the promoted standby to the end of its WAL, and stop.
+fn receive_second_timeline(mut receiver: Receiver, promoted: &Throwaway) {
+    receiver.wait_for("\"timeline\":2");
+    wait_until_flushed(promoted, end_of_wal(promoted));
+    receiver.stop();
+}
+
 /// The settings that lead to whichever of the servers is the primary.
 fn primary_of(servers: &[&Throwaway]) -> String {
     hosts(servers) + " target_session_attrs=read-write"
@@ -60,8 +73,7 @@ fn a09_a_promoted_standby_is_followed_onto_its_timeline() {
     ledger::add(&primary, 1, 50);
     let end = end_of_wal(&primary);
     wait_until_flushed(&primary, end);
-    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{end}')::int");
-    wait_for("the standby", || (number(&standby, &replayed) == 1).then_some(()));
+    wait_until_replayed(&standby, end);
     primary.kill();
     sql(&standby, "select pg_promote()");
     let begun = Instant::now();
@@ -122,12 +134,10 @@ fn what_a_promoted_standby_never_had_stays_on_the_old_timeline() {
     let mut primary = start_server(&scene, |builder| builder);
     ledger::make(&primary);
     let mut standby = start_standby(&scene, &primary, "standby");
-    let mut receiver =
-        Receiver::streaming(&scene, &primary_of(&[&primary, &standby]), &["--max-lag", "20ms"]);
+    let receiver = Receiver::streaming(&scene, &primary_of(&[&primary, &standby]), &["--max-lag", "20ms"]);
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 20);
-    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{}')::int", end_of_wal(&primary));
-    wait_for("the standby", || (number(&standby, &replayed) == 1).then_some(()));
+    wait_until_replayed(&standby, end_of_wal(&primary));
     standby.stop(server::throwaway::StopMode::Fast).unwrap();
     // Acknowledged, received and stored; the standby never hears of it.
     ledger::add(&primary, 21, 40);
@@ -138,9 +148,7 @@ fn what_a_promoted_standby_never_had_stays_on_the_old_timeline() {
     standby.start().unwrap();
     sql(&standby, "select pg_promote()");
     ledger::add(&standby, 101, 120);
-    receiver.wait_for("\"timeline\":2");
-    wait_until_flushed(&standby, end_of_wal(&standby));
-    receiver.stop();
+    receive_second_timeline(receiver, &standby);
     assert_both_timelines(&scene, 45);
 }
 
@@ -165,10 +173,8 @@ fn killed_while_it_changes_timelines_it_goes_on() {
     let receiver = Receiver::start_with(&scene, &url, &[], Some(TIMELINE_POINTS[1]));
     assert!(wait_for_kill(receiver, || {}), "the history was stored");
     ledger::add(&standby, 31, 60);
-    let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
-    receiver.wait_for("\"timeline\":2");
-    wait_until_flushed(&standby, end_of_wal(&standby));
-    receiver.stop();
+    let receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
+    receive_second_timeline(receiver, &standby);
     assert_restores(&scene, "restored", 60);
 }
 
@@ -183,8 +189,7 @@ fn a_restarted_receiver_keeps_what_only_the_repository_has() {
     let receiver = Receiver::streaming(&scene, &url, &["--max-lag", "20ms"]);
     scene.backup(&primary, &[]);
     ledger::add(&primary, 1, 20);
-    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{}')::int", end_of_wal(&primary));
-    wait_for("the standby", || (number(&standby, &replayed) == 1).then_some(()));
+    wait_until_replayed(&standby, end_of_wal(&primary));
     standby.stop(server::throwaway::StopMode::Fast).unwrap();
     // In the same segment, so that its beginning is streamed again and ends earlier.
     ledger::add(&primary, 21, 40);
@@ -194,10 +199,8 @@ fn a_restarted_receiver_keeps_what_only_the_repository_has() {
     standby.start().unwrap();
     sql(&standby, "select pg_promote()");
     ledger::add(&standby, 101, 120);
-    let mut receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
-    receiver.wait_for("\"timeline\":2");
-    wait_until_flushed(&standby, end_of_wal(&standby));
-    receiver.stop();
+    let receiver = Receiver::start(&scene, &url, &["--max-lag", "20ms"]);
+    receive_second_timeline(receiver, &standby);
     assert_both_timelines(&scene, 40);
 }
 
@@ -216,8 +219,7 @@ fn a_standby_that_has_more_than_the_archive_keeps_it_when_it_is_promoted() {
     wait_until_flushed(&primary, end_of_wal(&primary));
     receiver.stop();
     ledger::add(&primary, 21, 60);
-    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{}')::int", end_of_wal(&primary));
-    wait_for("the standby", || (number(&standby, &replayed) == 1).then_some(()));
+    wait_until_replayed(&standby, end_of_wal(&primary));
     primary.kill();
     // Time for it to ask the archive, which has only the beginning of the segment.
     std::thread::sleep(Duration::from_secs(2));

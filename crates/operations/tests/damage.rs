@@ -69,17 +69,7 @@ struct Judge {
 
 impl Judge {
     async fn new() -> Self {
-        let scene = Scene::with(|builder| builder.wal_segment_size_mib(1)).await;
-        scene
-            .sql("create table t as select g id, repeat(md5(g::text), 5) x from generate_series(1, 20000) g");
-        let full = scene.backup(true).await;
-        scene.sql("update t set x = 'changed' where id % 100 = 0");
-        let incremental = scene.backup(false).await;
-        let unfinished = Manifest { id: format!("{}x", incremental.id), ..incremental.clone() };
-        scene.repository.publish_partial(&scene.cluster, &unfinished, 1).await.unwrap();
-        scene.sql("insert into t select g, 'late' from generate_series(20001, 20100) g");
-        scene.flush_wal().await;
-
+        let (scene, backups) = Scene::with_every_kind().await;
         let mut wal = HashMap::new();
         for name in scene.memory.names().into_iter().filter(|name| Kind::of(name) == Kind::Wal) {
             let file: FileName = name.as_str().rsplit('/').next().unwrap().parse().unwrap();
@@ -88,7 +78,6 @@ impl Judge {
         }
         let folder = open_folder();
         let into = folder.path().join("data");
-        let backups = vec![full, incremental];
         let mut judge = Self { scene, backups, trees: HashMap::new(), wal, into, folder };
         for backup in judge.backups.clone() {
             let whole = judge.scene.readable(judge.scene.memory.clone());

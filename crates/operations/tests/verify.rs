@@ -27,17 +27,8 @@ struct Judge {
 impl Judge {
     /// A repository with every kind of object, of which nothing is damaged.
     async fn new() -> Self {
-        let scene = Scene::with(|builder| builder.wal_segment_size_mib(1)).await;
-        scene
-            .sql("create table t as select g id, repeat(md5(g::text), 5) x from generate_series(1, 20000) g");
-        let full = scene.backup(true).await;
-        scene.sql("update t set x = 'changed' where id % 100 = 0");
-        let incremental = scene.backup(false).await;
-        let unfinished = Manifest { id: format!("{}x", incremental.id), ..incremental.clone() };
-        scene.repository.publish_partial(&scene.cluster, &unfinished, 1).await.unwrap();
-        scene.sql("insert into t select g, 'late' from generate_series(20001, 20100) g");
-        scene.flush_wal().await;
-        Self { scene, backups: vec![full, incremental] }
+        let (scene, backups) = Scene::with_every_kind().await;
+        Self { scene, backups }
     }
 
     fn request(&self) -> VerifyRequest {

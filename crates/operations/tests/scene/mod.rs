@@ -2,6 +2,8 @@
 //! restore. A scenario of `tests/*.rs` is named by its id in the list of what can go wrong.
 #![allow(dead_code)] // each file of scenarios uses a part of it
 
+mod every_kind;
+
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
