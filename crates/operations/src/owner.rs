@@ -16,8 +16,12 @@ pub fn ids_of(owner: &str) -> Option<(u32, u32)> {
 
 /// Host and process, for people who look who holds what.
 pub fn holder() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{host}, process {}", std::process::id())
+    format!("{}, process {}", host_name(), std::process::id())
+}
+
+/// What this host is called.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 struct User {

@@ -15,8 +15,10 @@ use repository::archive::{ArchiveError, Gap, GapNote, Identity, Inventory, cover
 use repository::manifest::Manifest;
 use repository::{ClusterName, Repository, RepositoryError};
 
+mod place;
 mod stretch;
 
+pub(crate) use place::BackupPlace;
 pub use stretch::{Hole, Reach, continuous_until};
 
 /// How many segments are asked, from the end back, for the time of the last commit. A server that writes WAL without
@@ -242,13 +244,8 @@ pub async fn window(
     choice: TargetTimeline,
 ) -> Result<Window, ReachableError> {
     let unusable = |what| ReachableError::Manifest { id: manifest.id.clone(), what };
-    let span = manifest.span();
-    let size =
-        SegmentSize::new(manifest.server().wal_segment_size).map_err(|_| unusable("WAL segment size"))?;
-    let timeline = TimelineId::new(span.timeline).ok_or_else(|| unusable("timeline"))?;
-    let start = Lsn::new(span.start_lsn).ok_or_else(|| unusable("start LSN"))?;
-    let stop = Lsn::new(span.stop_lsn).ok_or_else(|| unusable("stop LSN"))?;
-    let from = Moment { lsn: stop, time: Timestamp::from_microsecond(span.stop_us).ok() };
+    let BackupPlace { timeline, start, stop, size } = BackupPlace::of(manifest).map_err(unusable)?;
+    let from = Moment { lsn: stop, time: Timestamp::from_microsecond(manifest.span().stop_us).ok() };
     let path = state.path(choice, timeline, stop)?;
     let reach = continuous_until(&state.inventory, &path, start, size);
     let to = if reach.end < stop {

@@ -32,7 +32,7 @@ mod worker;
 pub use fetch::{FetchedWal, WalSink};
 pub use gap::{Gap, GapNote};
 pub use part::{NewestWal, Part, PartNameError, WalName, cover, covered, holes, stretches};
-pub use store::WalContent;
+pub use store::{InMemory, WalContent};
 pub(crate) use worker::Workers;
 
 /// The largest file of the archive: a 1 GiB segment.
@@ -266,15 +266,7 @@ impl Repository {
         cluster: &ClusterName,
         file: impl Into<WalName>,
     ) -> Result<bool, RepositoryError> {
-        self.is_there(&layout::wal_file(cluster, file)).await
-    }
-
-    async fn is_there(&self, name: &ObjectName) -> Result<bool, RepositoryError> {
-        match self.storage().size(name).await {
-            Ok(_) => Ok(true),
-            Err(StorageError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.stored_size(&layout::wal_file(cluster, file)).await?.is_some())
     }
 
     /// Whether the repository and the cluster's stream are where they should be: asked of the storage itself, because
@@ -283,7 +275,7 @@ impl Repository {
         if Self::describe(&**self.storage()).await? != *self.description() {
             return Ok(false);
         }
-        self.is_there(&layout::identity(cluster)).await
+        Ok(self.stored_size(&layout::identity(cluster)).await?.is_some())
     }
 
     /// The first stored segment after `segment` on its timeline: if there is one, `segment` itself should be there.

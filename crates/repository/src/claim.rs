@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use prost::Message;
-use storage::StorageError;
 
 use crate::layout::{self, ClusterName};
 use crate::note::shortened;
@@ -53,11 +52,7 @@ impl Repository {
     /// Whether the claim stands: to be asked before a backup is published. It is gone when it was so old that prune took its
     /// operation for dead.
     pub async fn has_claim(&self, cluster: &ClusterName, id: &str) -> Result<bool, RepositoryError> {
-        match self.storage().size(&layout::claim(cluster, id)).await {
-            Ok(_) => Ok(true),
-            Err(StorageError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.stored_size(&layout::claim(cluster, id)).await?.is_some())
     }
 
     /// Takes a claim back, whose backup will never be. That it stays costs only time until its packs are freed.
@@ -74,11 +69,7 @@ impl Repository {
 
     /// Whether a backup was expired, as far as is written down.
     pub async fn is_expired(&self, cluster: &ClusterName, id: &str) -> Result<bool, RepositoryError> {
-        match self.storage().size(&layout::expired_note(cluster, id)).await {
-            Ok(_) => Ok(true),
-            Err(StorageError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.stored_size(&layout::expired_note(cluster, id)).await?.is_some())
     }
 
     /// The claims that a listing shows.

@@ -43,6 +43,13 @@ pub struct Expired {
     pub wal_before: Option<Lsn>,
 }
 
+impl Expired {
+    /// Whether WAL that is missing up to `end` is missing on purpose.
+    pub fn has_wal_up_to(&self, end: Lsn) -> bool {
+        self.wal_before.is_some_and(|position| end <= position)
+    }
+}
+
 impl Repository {
     /// Notes that a backup is about to be expired. What an interrupted run has noted stays.
     pub async fn note_expired(
@@ -92,7 +99,7 @@ impl Repository {
 
     /// Removes the note of an expired backup that nothing asks for any more.
     pub async fn remove_expired_note(&self, cluster: &ClusterName, id: &str) -> Result<(), RepositoryError> {
-        gone(self.storage().delete(&layout::expired_note(cluster, id)).await)
+        Ok(self.storage().remove(&layout::expired_note(cluster, id)).await?)
     }
 
     /// Removes the notes of expired WAL that one of a later position says as well.
@@ -105,7 +112,7 @@ impl Repository {
         for entry in self.storage().list(&prefix).await? {
             let id = entry.name.as_str().strip_prefix(&prefix).unwrap_or_default();
             if layout::parse_expired_wal(id).is_some_and(|noted| noted < position) {
-                gone(self.storage().delete(&entry.name).await)?;
+                self.storage().remove(&entry.name).await?;
             }
         }
         Ok(())
@@ -113,23 +120,11 @@ impl Repository {
 
     /// Makes a backup exist no more. One that is gone already is no error.
     pub async fn delete_manifest(&self, cluster: &ClusterName, id: &str) -> Result<(), RepositoryError> {
-        gone(self.storage().delete(&layout::manifest(cluster, id)).await)
+        Ok(self.storage().remove(&layout::manifest(cluster, id)).await?)
     }
 
     /// Whether a backup's manifest is stored, asked of the storage itself.
     pub async fn has_backup(&self, cluster: &ClusterName, id: &str) -> Result<bool, RepositoryError> {
-        match self.storage().size(&layout::manifest(cluster, id)).await {
-            Ok(_) => Ok(true),
-            Err(StorageError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-/// What is not there need not be deleted.
-pub(crate) fn gone(deleted: Result<(), StorageError>) -> Result<(), RepositoryError> {
-    match deleted {
-        Ok(()) | Err(StorageError::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
+        Ok(self.stored_size(&layout::manifest(cluster, id)).await?.is_some())
     }
 }

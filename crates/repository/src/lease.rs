@@ -141,7 +141,7 @@ impl Lease {
             self.remove_older().await;
             return if ours { Ok(()) } else { Err(self.lost()) };
         }
-        if exists(&self.repository, &self.what, self.number + 1).await? {
+        if self.repository.stored_size(&layout::lease(&self.what, self.number + 1)).await?.is_some() {
             return Err(self.lost());
         }
         if self.repository.description().create_only || self.is_ours().await? {
@@ -211,7 +211,7 @@ impl Lease {
 /// The newest step's number (0 if there is none), and who holds it.
 async fn newest(repository: &Repository, what: &str) -> Result<(u64, Option<String>), LeaseError> {
     let (mut number, mut modified) = steps(repository, what).await?.pop().unwrap_or_default();
-    while exists(repository, what, number + 1).await? {
+    while repository.stored_size(&layout::lease(what, number + 1)).await?.is_some() {
         // When a step was made that no listing shows yet, nobody knows: just now.
         (number, modified) = (number + 1, None);
     }
@@ -244,15 +244,6 @@ async fn newest(repository: &Repository, what: &str) -> Result<(u64, Option<Stri
     let over = age
         .is_some_and(|age| age > jiff::SignedDuration::try_from(holds).unwrap_or(jiff::SignedDuration::MAX));
     Ok((number, (!over).then_some(step.holder)))
-}
-
-/// Whether there is a step of this number.
-async fn exists(repository: &Repository, what: &str, number: u64) -> Result<bool, StorageError> {
-    match repository.storage().size(&layout::lease(what, number)).await {
-        Ok(_) => Ok(true),
-        Err(StorageError::NotFound { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// The numbers of the stored steps with the times at which the storage took them, in order.

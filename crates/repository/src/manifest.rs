@@ -3,6 +3,7 @@
 //! The root names the list pages, the packs and the facts of the backup; the pages name the files. A manifest is the
 //! last object that a backup writes: a backup exists when its manifest does. `docs/format.md` §6.
 
+use pg::control::CONTROL_FILE_SIZE;
 use prost::Message;
 
 use crate::content::{ContentError, Extent};
@@ -307,6 +308,11 @@ impl Manifest {
     /// The sums.
     pub fn totals(&self) -> Totals {
         self.totals.clone().unwrap_or_default()
+    }
+
+    /// The whole control file; the zeros that it is stored without may belong to its CRC.
+    pub fn whole_control_file(&self) -> Vec<u8> {
+        self.control_file.iter().copied().chain(std::iter::repeat(0)).take(CONTROL_FILE_SIZE).collect()
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, ContentError> {

@@ -6,7 +6,7 @@
 
 mod places;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use prost::Message;
@@ -15,6 +15,7 @@ use storage::StorageError;
 use crate::chunk::PAGE;
 use crate::content::{ContentError, Extent};
 use crate::layout::{self, PackId};
+use crate::manifest::PackRef;
 use crate::pack::{ChunkKind, PackTable};
 use crate::pages::pieces;
 use crate::repository::{Repository, RepositoryError};
@@ -26,6 +27,17 @@ pub use places::Places;
 const MOVED_LIMIT: u64 = 8 << 20;
 /// A pack that was moved may be moved on, each time with at most half of its pages.
 pub const MOVES_MAX: usize = 32;
+
+/// What there is of a pack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoredPack {
+    /// The pack, of so many bytes.
+    As(u64),
+    /// Its named pages, in other packs.
+    Moved,
+    /// Neither.
+    No,
+}
 
 /// Pages that lie behind each other before and after.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -203,6 +215,36 @@ impl Repository {
             return Err(absent);
         }
         self.moved(id).await?.ok_or(absent)
+    }
+
+    /// Whether a pack is stored, or what prune made of it.
+    pub async fn stored_pack(&self, id: PackId) -> Result<StoredPack, RepositoryError> {
+        if let Some(size) = self.stored_size(&layout::pack(id)).await? {
+            return Ok(StoredPack::As(size));
+        }
+        let is_moved = self.stored_size(&layout::moved(id)).await?.is_some();
+        Ok(if is_moved { StoredPack::Moved } else { StoredPack::No })
+    }
+
+    /// Those of the packs that no listing shows in their size, nor as moved. It may lack what is there, so that nothing may be
+    /// deleted by it; what it calls lost is stored again.
+    pub async fn lost_packs<'p>(
+        &self,
+        packs: impl Iterator<Item = (PackId, &'p PackRef)>,
+    ) -> Result<HashSet<PackId>, RepositoryError> {
+        let mut packs = packs.peekable();
+        if packs.peek().is_none() {
+            return Ok(HashSet::new());
+        }
+        let there = self.pack_sizes().await?;
+        let is_lost = |(id, pack): &(PackId, &PackRef)| there.get(id) != Some(&pack.size);
+        let mut lost: HashSet<PackId> = packs.filter(is_lost).map(|(id, _)| id).collect();
+        if !lost.is_empty() {
+            for moved in self.moved_ids().await? {
+                lost.remove(&moved);
+            }
+        }
+        Ok(lost)
     }
 
     /// The packs that were moved, as a listing shows them.

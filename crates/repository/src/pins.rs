@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 use prost::Message;
 
-use crate::expired::gone;
 use crate::layout::{self, ClusterName};
 use crate::note::shortened;
 use crate::repository::{Repository, RepositoryError};
@@ -94,7 +93,7 @@ impl Repository {
 
     /// Removes a pin.
     pub async fn unpin(&self, cluster: &ClusterName, pin: &Pin) -> Result<(), RepositoryError> {
-        gone(self.storage().delete(&layout::pin(cluster, &pin.backup, &pin.unique)).await)
+        Ok(self.storage().remove(&layout::pin(cluster, &pin.backup, &pin.unique)).await?)
     }
 }
 

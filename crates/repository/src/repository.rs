@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use lru::LruCache;
 use secrecy::SecretString;
-use storage::{Storage, StorageError};
+use storage::{ObjectName, Storage, StorageError};
 
 use crate::archive::Workers;
 use crate::chunk::{Codec, Digester};
@@ -270,6 +270,15 @@ impl Repository {
         match self.storage.delete(&layout::key_slot(id)).await {
             Err(StorageError::NotFound { .. }) => Err(RepositoryError::SlotRemoved { slot: id.to_owned() }),
             other => Ok(other?),
+        }
+    }
+
+    /// The size of an object; `None` if it is proven that it is not there.
+    pub async fn stored_size(&self, name: &ObjectName) -> Result<Option<u64>, RepositoryError> {
+        match self.storage.size(name).await {
+            Ok(size) => Ok(Some(size)),
+            Err(StorageError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 

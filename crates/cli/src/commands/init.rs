@@ -112,7 +112,7 @@ async fn make(session: &Session, arguments: &InitArguments, location: &Location)
     let request = InitRequest {
         passphrase: wanted.passphrase,
         key_file: wanted.key_file.is_some(),
-        label: host_name(),
+        label: operations::owner::host_name(),
         now: Timestamp::now(),
     };
     let prepared = prepare(&*storage, request).await.map_err(|error| Failure::caused(what(), &error))?;
@@ -235,11 +235,6 @@ fn show_recovery_key(key: &SlotKey) -> Outcome {
     Err(Failure::wrong("make a repository")
         .because("the end of the recovery key was mistyped")
         .hint("nothing was made; start again, or use --recovery-key-file"))
-}
-
-pub(super) fn host_name() -> String {
-    let name = rustix::system::uname();
-    name.nodename().to_string_lossy().into_owned()
 }
 
 /// What of a storage is not as it should be, in words.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 use operations::catalogue;
+use operations::owner::host_name;
 use operations::verify::{self, Budget, Verified, VerifyReport, VerifyRequest};
 
 use super::Session;
@@ -64,7 +65,7 @@ pub async fn run(session: &Session, arguments: &VerifyArguments) -> Outcome<u8> 
         budget: arguments.budget,
         older_than: arguments.older_than,
         workers: settings.workers(),
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: host_name(),
         stop: stop_on_interrupt(),
     };
     let what = format!("verify cluster {}", settings.cluster);

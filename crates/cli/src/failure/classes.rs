@@ -232,11 +232,9 @@ fn verify_class(error: &VerifyError) -> Option<Class> {
 
 fn expire_class(error: &ExpireError) -> Option<Class> {
     match error {
-        ExpireError::Repository(below) | ExpireError::Lease(LeaseError::Repository(below)) => {
-            repository_class(below)
-        }
+        ExpireError::Repository(below) => repository_class(below),
+        ExpireError::Lease(below) => lease_class(below),
         ExpireError::Reachable(below) => reachable_class(below),
-        ExpireError::Lease(LeaseError::Held { .. } | LeaseError::Lost { .. }) => Some(Class::TryAgain),
         ExpireError::Listing { .. } => Some(Class::TryAgain),
         ExpireError::RolledBack { .. } => Some(Class::Damaged),
         ExpireError::Changed { .. } => Some(Class::Conflict),

@@ -42,18 +42,7 @@ impl EarlierPacks {
                 pack.id().map_err(|source| RepositoryError::Content { place: "manifest".into(), source })?;
             references.insert(id, pack.clone());
         }
-        let mut lost = HashSet::new();
-        if !references.is_empty() {
-            let there = repository.pack_sizes().await?;
-            lost.extend(
-                references.iter().filter(|(id, pack)| there.get(id) != Some(&pack.size)).map(|(id, _)| *id),
-            );
-        }
-        if !lost.is_empty() {
-            for moved in repository.moved_ids().await? {
-                lost.remove(&moved);
-            }
-        }
+        let lost = repository.lost_packs(references.iter().map(|(id, pack)| (*id, pack))).await?;
         Ok(Self { references, lost })
     }
 }

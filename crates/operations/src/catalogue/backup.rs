@@ -171,7 +171,7 @@ impl BackupDetail {
         let mut pins = pin::shown(repository, cluster).await?;
         pins.retain(|pin| pin.backup == manifest.id);
         let expired = repository.expired(cluster).await?;
-        let missed = |hole: &&Hole| expired.wal_before.is_none_or(|position| hole.to > position);
+        let missed = |hole: &&Hole| !expired.has_wal_up_to(hole.to);
         let (reaches, holes) = match window(repository, cluster, state, manifest, TargetTimeline::Latest)
             .await
         {

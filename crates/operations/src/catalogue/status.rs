@@ -156,7 +156,7 @@ pub async fn status(
 /// Adds what a backup reaches to the last range if it is the same stretch of WAL, or as a range of its own.
 fn join(ranges: &mut Vec<Range>, problems: &mut Vec<Problem>, id: &str, window: &Window, expired: &Expired) {
     // WAL that was expired is missing on purpose.
-    let missed = |hole: &&Hole| expired.wal_before.is_none_or(|position| hole.to > position);
+    let missed = |hole: &&Hole| !expired.has_wal_up_to(hole.to);
     for hole in window.holes.iter().filter(missed) {
         problems.push(Problem { severity: Severity::Loss, what: hole.to_string() });
     }

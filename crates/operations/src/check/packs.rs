@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use repository::backups::Listed;
+use repository::moved::StoredPack;
 use repository::{PackId, Repository, RepositoryError, layout};
-use storage::StorageError;
 
 use super::manifests::PackUse;
 use super::{CheckError, CheckReport};
@@ -59,11 +59,11 @@ async fn judged(
     listed: &[Listed],
 ) -> Result<Option<Finding>, RepositoryError> {
     let (id, size) = (uses[0].id, uses[0].size);
-    let what = match pack_is_stored(repository, id).await? {
-        Stored::As(found) if found == size => return Ok(None),
-        Stored::Moved => return Ok(None),
-        Stored::As(found) => format!("the pack has {found} bytes instead of {size}"),
-        Stored::No => "the pack is missing".to_owned(),
+    let what = match repository.stored_pack(id).await? {
+        StoredPack::As(found) if found == size => return Ok(None),
+        StoredPack::Moved => return Ok(None),
+        StoredPack::As(found) => format!("the pack has {found} bytes instead of {size}"),
+        StoredPack::No => "the pack is missing".to_owned(),
     };
     let names: BTreeSet<String> =
         uses.iter().filter_map(|one| Some(listed.get(one.backup as usize)?.id.clone())).collect();
@@ -71,24 +71,4 @@ async fn judged(
     let lost =
         format!("files in it cannot be restored from {}; `pgkeep verify` names them", in_words(&names));
     Ok(Some(Finding::damage(what, lost).of(layout::pack(id)).hurting(names)))
-}
-
-enum Stored {
-    As(u64),
-    /// Its live pages are in another pack.
-    Moved,
-    No,
-}
-
-/// Whether a pack, or what prune made of it, is there: the one place that decides.
-async fn pack_is_stored(repository: &Repository, id: PackId) -> Result<Stored, RepositoryError> {
-    match repository.storage().size(&layout::pack(id)).await {
-        Ok(size) => Ok(Stored::As(size)),
-        Err(StorageError::NotFound { .. }) => match repository.storage().size(&layout::moved(id)).await {
-            Ok(_) => Ok(Stored::Moved),
-            Err(StorageError::NotFound { .. }) => Ok(Stored::No),
-            Err(error) => Err(error.into()),
-        },
-        Err(error) => Err(error.into()),
-    }
 }

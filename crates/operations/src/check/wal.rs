@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pg::recovery::TargetTimeline;
-use pg::wal::{FileName, SegmentName, SegmentSize};
+use pg::wal::{FileName, SegmentName};
 use pg::{Lsn, TimelineId};
 use repository::backups::Listed;
 use repository::expired::Expired;
@@ -12,7 +12,7 @@ use repository::{ClusterName, Repository, layout};
 
 use super::CheckReport;
 use crate::findings::{Finding, in_words, is_damage};
-use crate::reachable::{ArchiveState, Hole, Reach, ReachableError, continuous_until};
+use crate::reachable::{ArchiveState, BackupPlace, Hole, Reach, ReachableError, continuous_until};
 
 /// The backups that a hole in the WAL hurts.
 #[derive(Default)]
@@ -59,8 +59,7 @@ pub(super) fn check(
         newest_start = newest_start.max(manifest.span().start_lsn);
         match reach(state, manifest) {
             Ok((reach, stop)) => {
-                let expired_to = expired.wal_before.filter(|_| reach.end >= stop);
-                report.findings.extend(collect(&mut holes, manifest, &reach, stop, expired_to));
+                report.findings.extend(collect(&mut holes, manifest, &reach, stop, expired));
             }
             Err(why) => {
                 let lost = format!("backup {} cannot be restored", manifest.id);
@@ -88,12 +87,7 @@ pub(super) fn check(
 /// How far the WAL of a backup goes, and where the backup is consistent.
 fn reach(state: &ArchiveState, manifest: &Manifest) -> Result<(Reach, Lsn), String> {
     let unusable = |what: &str| format!("the manifest has no usable {what}");
-    let span = manifest.span();
-    let size =
-        SegmentSize::new(manifest.server().wal_segment_size).map_err(|_| unusable("WAL segment size"))?;
-    let timeline = TimelineId::new(span.timeline).ok_or_else(|| unusable("timeline"))?;
-    let start = Lsn::new(span.start_lsn).ok_or_else(|| unusable("start LSN"))?;
-    let stop = Lsn::new(span.stop_lsn).ok_or_else(|| unusable("stop LSN"))?;
+    let BackupPlace { timeline, start, stop, size } = BackupPlace::of(manifest).map_err(unusable)?;
     let path = state.path(TargetTimeline::Latest, timeline, stop).map_err(|error| error.to_string())?;
     Ok((continuous_until(&state.inventory, &path, start, size), stop))
 }
@@ -104,11 +98,11 @@ fn collect(
     manifest: &Manifest,
     reach: &Reach,
     stop: Lsn,
-    expired_to: Option<Lsn>,
+    expired: &Expired,
 ) -> Option<Finding> {
     let is_lost = reach.end < stop;
-    // WAL that was expired is missing on purpose.
-    let missed = reach.holes.iter().filter(|hole| expired_to.is_none_or(|position| hole.to > position));
+    // What a backup itself needs is never missing on purpose.
+    let missed = reach.holes.iter().filter(|hole| is_lost || !expired.has_wal_up_to(hole.to));
     for (number, Hole { timeline, from, to }) in missed.enumerate() {
         let hurt = holes.entry((*timeline, *from, *to)).or_default();
         let group = match number {

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pg::wal::{FileName, SegmentName, SegmentSize};
-use pg::{Lsn, TimelineId};
+use pg::wal::{FileName, SegmentName};
 use repository::archive::{ArchiveError, Identity, Inventory, Part, WalName, cover};
 use repository::manifest::Manifest;
 use repository::{Repository, RepositoryError};
@@ -11,9 +10,10 @@ use serde::Serialize;
 
 use super::{CopyError, CopyRequest};
 use crate::catalogue::{DamagedBackup, resolve};
+use crate::reachable::BackupPlace;
 
 /// What is to be copied, and what need not be.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Plan {
     /// Backups that the target lacks, oldest first.
     pub backups: Vec<PlannedBackup>,
@@ -67,15 +67,7 @@ pub async fn plan(
         let cluster = cluster.clone();
         return Err(CopyError::TargetWal(ArchiveError::OtherCluster { cluster, found, expected }));
     }
-    let mut plan = Plan {
-        backups: Vec::new(),
-        shared: Vec::new(),
-        damaged: Vec::new(),
-        wal_files: 0,
-        wal: Vec::new(),
-        old_parts: Vec::new(),
-        identity,
-    };
+    let mut plan = Plan { identity, ..Plan::default() };
     let needed = plan_backups(source, target, request, &mut plan).await?;
     // After the backups, so that none is among them whose WAL is not.
     let inventory = source.wal_inventory(cluster).await.map_err(CopyError::Source)?;
@@ -138,20 +130,12 @@ async fn plan_backups(
 
 /// The segments from a backup's start to its stop.
 fn segments_of(manifest: &Manifest) -> Vec<SegmentName> {
-    let Some((from, last, size)) = ends_of(manifest) else { return Vec::new() };
-    std::iter::successors(Some(from), |segment| segment.next(size))
+    // A manifest that says nonsense needs none.
+    let Ok(place) = BackupPlace::of(manifest) else { return Vec::new() };
+    let last = SegmentName::last_before(place.timeline, place.stop, place.size);
+    std::iter::successors(Some(place.first_segment()), |segment| segment.next(place.size))
         .take_while(|segment| *segment <= last)
         .collect()
-}
-
-/// The first and the last segment that a backup needs; `None` if its manifest says nonsense.
-fn ends_of(manifest: &Manifest) -> Option<(SegmentName, SegmentName, SegmentSize)> {
-    let span = manifest.span();
-    let size = SegmentSize::new(manifest.server().wal_segment_size).ok()?;
-    let timeline = TimelineId::new(span.timeline)?;
-    let (start, stop) = (Lsn::new(span.start_lsn)?, Lsn::new(span.stop_lsn)?);
-    let from = SegmentName::containing(timeline, start, size);
-    Some((from, SegmentName::last_before(timeline, stop, size), size))
 }
 
 /// Plans the WAL: history files first, then in order. Of unfinished segments the fewest parts are taken that hold their beginning.

@@ -3,8 +3,6 @@
 
 use std::collections::HashSet;
 
-use pg::Lsn;
-use pg::wal::{SegmentName, SegmentSize};
 use repository::content::{Content, Entry, EntryKind, Extent, LEAF_SPAN};
 use repository::manifest::Manifest;
 use repository::{PackId, RepositoryError};
@@ -14,20 +12,17 @@ use super::CopyError;
 use super::backup::{Copier, cut, leaf_digest, place_of};
 use super::places::{Known, Place};
 use crate::backup::{BackupError, wal};
+use crate::reachable::BackupPlace;
 
 impl Copier<'_> {
     /// Fails unless the target has the WAL from the backup's start to its stop.
     pub(crate) async fn check_wal(&self, manifest: &Manifest) -> Result<(), CopyError> {
-        let span = manifest.span();
-        let ends = Lsn::new(span.start_lsn).zip(Lsn::new(span.stop_lsn));
-        let timeline = pg::TimelineId::new(span.timeline);
-        let size = SegmentSize::new(manifest.server().wal_segment_size).ok();
-        let (Some((start, stop)), Some(timeline), Some(size)) = (ends, timeline, size) else {
+        let unusable = |_| {
             let source = repository::content::ContentError { what: "span" };
-            let place = manifest.id.clone();
-            return Err(CopyError::Source(RepositoryError::Content { place, source }));
+            CopyError::Source(RepositoryError::Content { place: manifest.id.clone(), source })
         };
-        let from = SegmentName::containing(timeline, start, size);
+        let place = BackupPlace::of(manifest).map_err(unusable)?;
+        let (from, stop, size) = (place.first_segment(), place.stop, place.size);
         let now = std::time::Duration::ZERO;
         match wal::wait(self.target, &self.request.cluster, from, stop, size, now).await {
             Err(BackupError::WalMissing { missing, .. }) => Err(CopyError::WalMissing { segment: missing }),
@@ -158,22 +153,14 @@ impl Copier<'_> {
 
     /// The packs of a backup that the target lacks. They are not named again.
     async fn lost_packs(&mut self, manifest: &Manifest) -> Result<HashSet<PackId>, RepositoryError> {
-        let there = self.target.pack_sizes().await?;
-        let mut lost = HashSet::new();
+        let mut named = Vec::with_capacity(manifest.packs.len());
         for pack in &manifest.packs {
             let id =
                 pack.id().map_err(|source| RepositoryError::Content { place: "manifest".into(), source })?;
-            if there.get(&id) != Some(&pack.size) {
-                lost.insert(id);
-            }
+            named.push((id, pack));
             self.writer.references.entry(id).or_insert_with(|| pack.clone());
         }
-        if !lost.is_empty() {
-            for moved in self.target.moved_ids().await? {
-                lost.remove(&moved);
-            }
-        }
-        Ok(lost)
+        self.target.lost_packs(named.into_iter()).await
     }
 }
 

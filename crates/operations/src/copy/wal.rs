@@ -1,33 +1,15 @@
 //! Copying files of the archive, a few at a time, each whole in memory.
 
-use std::io;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use pg::wal::FileName;
 use repository::Repository;
-use repository::archive::{ArchiveError, WalContent, WalInfo, WalName};
+use repository::archive::{ArchiveError, InMemory, WalName};
 
 use super::{CopyError, CopyReport, CopyRequest, Plan};
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
-
-/// A file that came from the source.
-struct Content(Vec<u8>, WalInfo);
-
-impl WalContent for Content {
-    fn length(&self) -> u64 {
-        self.0.len() as u64
-    }
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        buffer.copy_from_slice(&self.0[offset as usize..][..buffer.len()]);
-        Ok(())
-    }
-    fn see(&self, _: &[u8]) {}
-    fn info(&self) -> io::Result<WalInfo> {
-        Ok(self.1.clone())
-    }
-}
 
 /// Copies the WAL of the plan, and the notes of gaps.
 pub(crate) async fn copy(
@@ -80,7 +62,7 @@ async fn one(
 ) -> Result<(), CopyError> {
     let cluster = &request.cluster;
     let fetched = source.fetch_wal_into(cluster, name, 1, Vec::new()).await.map_err(CopyError::SourceWal)?;
-    let content = Arc::new(Content(fetched.sink, fetched.info));
+    let content = Arc::new(InMemory(fetched.sink, fetched.info));
     target.store_wal_file(cluster, name, content, 1).await.map_err(CopyError::TargetWal)?;
     Ok(())
 }

@@ -10,8 +10,8 @@ use pg::{Lsn, TimelineId};
 use repository::backups::{ChainFinding, Listed};
 use repository::expired::Expired;
 use repository::manifest::Manifest;
-use repository::{ClusterName, PackId, Repository, RepositoryError, layout};
-use storage::StorageError;
+use repository::moved::StoredPack;
+use repository::{ClusterName, PackId, Repository};
 
 use super::{ExpireError, ExpireRequest};
 use crate::reachable::{ArchiveState, continuous_until};
@@ -219,11 +219,12 @@ async fn missing_pack(
         if stored.get(&id) == Some(&pack.size) {
             continue;
         }
-        match size_of(repository, &layout::pack(id)).await? {
-            Some(size) if size == pack.size => {}
-            Some(size) => return Ok(Some(format!("pack {id} has {size} bytes instead of {}", pack.size))),
-            None if size_of(repository, &layout::moved(id)).await?.is_some() => {}
-            None => return Ok(Some(format!("pack {id} is missing"))),
+        match repository.stored_pack(id).await? {
+            StoredPack::As(size) if size != pack.size => {
+                return Ok(Some(format!("pack {id} has {size} bytes instead of {}", pack.size)));
+            }
+            StoredPack::As(_) | StoredPack::Moved => {}
+            StoredPack::No => return Ok(Some(format!("pack {id} is missing"))),
         }
         stored.insert(id, pack.size);
     }
@@ -254,12 +255,4 @@ async fn missing_wal(
         return Err(ExpireError::Listing { what: format!("WAL {file}") });
     }
     Ok(Some(format!("WAL {file}, which it needs, is missing")))
-}
-
-async fn size_of(repository: &Repository, name: &storage::ObjectName) -> Result<Option<u64>, ExpireError> {
-    match repository.storage().size(name).await {
-        Ok(size) => Ok(Some(size)),
-        Err(StorageError::NotFound { .. }) => Ok(None),
-        Err(error) => Err(RepositoryError::from(error).into()),
-    }
 }

@@ -11,7 +11,6 @@ use pg::{Lsn, TimelineId};
 use repository::archive::{Gap, Part};
 use repository::{ClusterName, Repository, RepositoryError, layout};
 use serde::Serialize;
-use storage::StorageError;
 
 use super::facts::Backup;
 use super::{BackupLine, ExpireError};
@@ -51,10 +50,7 @@ impl WalLine {
             What::Part(part) => layout::wal_file(cluster, part),
             What::Gap(gap) => layout::gap(cluster, gap),
         };
-        match repository.storage().delete(&name).await {
-            Ok(()) | Err(StorageError::NotFound { .. }) => Ok(()),
-            Err(error) => Err(RepositoryError::from(error).into()),
-        }
+        Ok(repository.storage().remove(&name).await.map_err(RepositoryError::from)?)
     }
 }
 

@@ -46,7 +46,7 @@ pub struct RepackedPack {
 }
 
 /// What a run of prune would do.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Default, Serialize)]
 pub struct Plan {
     /// Packs that there are.
     pub packs: u64,
@@ -158,21 +158,10 @@ impl<'l> Look<'l> {
             at_work_since: oldest.and_then(|claim| claim.made),
             candidates: BinaryHeap::new(),
             plan: Plan {
-                packs: 0,
-                bytes: 0,
-                mark_dead: Vec::new(),
-                mark_moved: Vec::new(),
-                repack: Vec::new(),
-                delete_dead: Vec::new(),
-                delete_moved: Vec::new(),
-                waiting: Vec::new(),
-                maybe_new: Vec::new(),
                 next,
                 at_work: oldest.map(|claim| claim.backup.clone()),
-                ended: Vec::new(),
-                warnings: Vec::new(),
                 backups: roots.names(),
-                marks: Vec::new(),
+                ..Plan::default()
             },
         }
     }

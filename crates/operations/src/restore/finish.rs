@@ -18,7 +18,6 @@ use crate::failpoint;
 const AUTO_CONF: &str = "postgresql.auto.conf";
 /// Below this the configuration is put that lay outside the data directory.
 pub const OUTSIDE_CONFIG: &str = "pgkeep-config";
-const CONTROL_FILE_SIZE: usize = 8192;
 
 /// Path and content.
 type SmallFile = (Vec<u8>, Vec<u8>);
@@ -38,8 +37,7 @@ pub(crate) fn finish(
     tree.put("recovery.signal", 0o600, b"")?;
     let outside = write_outside_configuration(plan, tree, summary)?;
     failpoint::reach("restore.signal");
-    let mut control = plan.manifest.control_file.clone();
-    control.resize(CONTROL_FILE_SIZE, 0);
+    let control = plan.manifest.whole_control_file();
     tree.put_with("backup_manifest", 0o600, |file| backup_manifest(plan, handle, &control, &outside, file))?;
     tree.put(CONTROL_UNFINISHED, 0o600, &control)?;
     tree.sync()?;

@@ -2,12 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pg::control::{CONTROL_FILE_SIZE, ControlError, ControlFile};
+use pg::control::{ControlError, ControlFile};
 use repository::manifest::Manifest;
 use repository::moved::Places;
 use repository::proof::Damage;
-use repository::{PackId, RepositoryError, layout};
-use storage::StorageError;
+use repository::{PackId, layout};
 
 use super::{Run, VerifyError};
 use crate::findings::{Finding, HurtFile, is_damage};
@@ -117,18 +116,12 @@ impl Subjects {
 
 /// A pack that no manifest tells of. One that is missing is found to be so when it is read.
 async fn moved_to(run: &Run<'_>, id: PackId, rank: u32) -> Result<PackItem, VerifyError> {
-    let size = match run.repository.storage().size(&layout::pack(id)).await {
-        Err(StorageError::NotFound { .. }) => 0,
-        size => size.map_err(RepositoryError::from)?,
-    };
+    let size = run.repository.stored_size(&layout::pack(id)).await?.unwrap_or(0);
     Ok(PackItem { size, tail_len: None, rank })
 }
 
-/// The control file with the zeros that it is stored without, to which the last byte of its CRC may belong.
 fn control_of(manifest: &Manifest) -> Result<ControlFile, ControlError> {
-    let mut bytes = manifest.control_file.clone();
-    bytes.resize(CONTROL_FILE_SIZE.max(bytes.len()), 0);
-    ControlFile::parse(&bytes)
+    ControlFile::parse(&manifest.whole_control_file())
 }
 
 /// What a manifest says against its own backup.
@@ -138,7 +131,9 @@ fn of_manifest(manifest: &Manifest) -> Vec<Finding> {
         Finding::damage(what, format!("backup {} does not start when it is restored", manifest.id))
             .hurting(vec![manifest.id.clone()])
     };
-    match control_of(manifest) {
+    let control = control_of(manifest);
+    let per_file = control.as_ref().map_or(u32::MAX, |control| control.segment_blocks.max(1));
+    match control {
         Ok(control) => findings.extend(mismatch(&control, manifest).map(lost)),
         Err(error) => findings.push(lost(format!("global/pg_control: {error}"))),
     }
@@ -150,16 +145,14 @@ fn of_manifest(manifest: &Manifest) -> Vec<Finding> {
         let as_it_was = "they are restored as the server had them; an earlier backup may hold them whole";
         let mut finding = Finding::damage(what, as_it_was).hurting(vec![manifest.id.clone()]);
         let listed = manifest.findings.iter().take(crate::findings::FILES_MAX);
-        finding.files = listed.map(|page| hurt_page(manifest, &page.path, page.block)).collect();
+        finding.files = listed.map(|page| hurt_page(manifest, per_file, &page.path, page.block)).collect();
         finding.more_files = manifest.findings_total - finding.files.len() as u64;
         findings.push(finding);
     }
     findings
 }
 
-fn hurt_page(manifest: &Manifest, path: &[u8], block: u32) -> HurtFile {
-    let control = control_of(manifest).ok();
-    let per_file = control.map_or(u32::MAX, |control| control.segment_blocks.max(1));
+fn hurt_page(manifest: &Manifest, per_file: u32, path: &[u8], block: u32) -> HurtFile {
     let block = u64::from(block % per_file);
     HurtFile {
         backup: manifest.id.clone(),

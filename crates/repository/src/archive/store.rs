@@ -23,8 +23,8 @@ pub trait WalContent: Send + Sync {
     fn info(&self) -> io::Result<WalInfo>;
 }
 
-/// A content in memory.
-struct InMemory(Vec<u8>, WalInfo);
+/// A content in memory, and what is recorded with it.
+pub struct InMemory(pub Vec<u8>, pub WalInfo);
 
 impl WalContent for InMemory {
     fn length(&self) -> u64 {

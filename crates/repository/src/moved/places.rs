@@ -3,8 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use storage::StorageError;
-
 use super::{MOVES_MAX, Moved};
 use crate::content::Extent;
 use crate::layout::{self, PackId};
@@ -26,11 +24,7 @@ impl Places {
         let all = repository.moved_ids().await?;
         let mut open: Vec<PackId> = all.iter().copied().filter(|id| named(*id)).collect();
         while let Some(id) = open.pop() {
-            let is_there = match repository.storage().size(&layout::pack(id)).await {
-                Ok(_) => true,
-                Err(StorageError::NotFound { .. }) => false,
-                Err(error) => return Err(error.into()),
-            };
+            let is_there = repository.stored_size(&layout::pack(id)).await?.is_some();
             if is_there || places.moves.contains_key(&id) {
                 continue;
             }

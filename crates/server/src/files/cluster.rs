@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use pg::Major;
-use pg::control::ControlFile;
+use pg::control::{CONTROL_FILE_SIZE, ControlFile};
 use pg::datadir::CONTROL_FILE;
 
 use super::FilesError;
@@ -13,9 +13,6 @@ use super::FilesError;
 /// writing it, which the file system may show half done; its own tools try 10 times (`get_controlfile`).
 const CONTROL_TRIES: u32 = 10;
 const CONTROL_PAUSE: Duration = Duration::from_millis(20);
-
-/// No control file is longer: `PG_CONTROL_FILE_SIZE`, `catalog/pg_control.h`.
-const CONTROL_FILE_SIZE: usize = 8192;
 
 /// The major version in `PG_VERSION`. `read` gives the first bytes of a file, as many as there are up to a length.
 pub(super) fn read_major(
