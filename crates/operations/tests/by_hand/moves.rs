@@ -1,0 +1,53 @@
+//! Pruning what was moved before, what is stored twice, and what is not as `moved/` says.
+
+use repository::PackId;
+use repository::content::Extent;
+
+use super::desk::{Desk, day, ending_path, id, pages, prune};
+
+/// A backup with one file of such pages.
+fn file(extents: &[Extent]) -> Vec<super::desk::File> {
+    vec![("base/5/1".to_owned(), extents.to_vec())]
+}
+
+/// A pack of twenty pages, of which only six are named: they were moved to the second pack. It is day 2.
+async fn moved_once(desk: &mut Desk) -> (PackId, PackId) {
+    let numbers: Vec<u64> = (0..20).collect();
+    let old = desk.pack(&[&numbers]).await;
+    desk.at(1);
+    desk.backup(&id(1), &file(&[pages(old, 0, 0, 6)]), &[]).await;
+    desk.at(2);
+    assert_eq!(desk.prune().await.moved_packs, 1);
+    (old, desk.host().moved(old).await.unwrap().unwrap().packs()[0])
+}
+
+#[tokio::test]
+async fn a_list_page_that_is_stored_twice_stays_where_each_backup_names_it() {
+    let mut desk = Desk::new().await;
+    let data = desk.pack(&[&[1, 2, 3]]).await;
+    let one = |at: usize, page: u32| (ending_path(at), vec![pages(data, 0, page, 1)]);
+    let first = desk.backup(&id(1), &[one(0, 0), one(1, 1)], &[]).await;
+    // A table comes and goes: then the list begins byte for byte as that of the first, whose pages it does not know.
+    let other = desk.backup(&id(2), &[one(0, 2), one(1, 1)], &first.pages).await;
+    let mut files = vec![one(0, 0), one(1, 1)];
+    // What fills its map goes with it.
+    files.extend((1000..5000).map(|number: u32| {
+        (format!("base/6/{number}{}", blake3::hash(&number.to_le_bytes()).to_hex().repeat(3)), Vec::new())
+    }));
+    let again = desk.backup(&id(3), &files, &other.pages).await;
+    assert_eq!(again.pages[0].digest, first.pages[0].digest);
+    assert_ne!(again.pages[0], first.pages[0], "the same page in another place");
+    let last = desk.backup(&id(4), &files[..2], &again.pages).await;
+    assert_eq!(last.pages[0], again.pages[0]);
+
+    desk.expire(&other.id).await;
+    desk.expire(&again.id).await;
+    for number in (5..30).step_by(3) {
+        desk.at(number);
+        desk.prune().await;
+    }
+    assert!(!desk.has(again.pages[0].extent().unwrap().pack), "what was mostly dead was moved");
+    for backup in [&first, &last] {
+        assert_eq!(desk.read(backup).await.unwrap(), [1, 2], "{}", backup.id);
+    }
+}
