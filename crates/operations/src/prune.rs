@@ -189,10 +189,15 @@ impl Run<'_> {
             self.delete_pack(pack.id, pack.bytes, &mut deletes).await?;
             self.repository.storage().remove(&layout::moved(pack.id)).await.map_err(RepositoryError::from)?;
         }
-        // A backup may have been published that names a page which was dead when the others were moved.
-        let wanted = plan.delete_moved.iter().filter(is_ripe).map(|pack| (pack.id, false)).collect();
+        let ripe: Vec<&PlannedPack> = plan.delete_moved.iter().filter(is_ripe).collect();
+        if ripe.is_empty() {
+            return Ok(());
+        }
+        // A backup may have been published that names a page which was dead when the others were moved. It may name it where it
+        // was before an earlier move: so the walk follows all of them.
+        let wanted = roots.moved.iter().map(|id| (*id, false)).collect();
         let found = Wanted { moved: wanted, ..Wanted::default() }.walk(self.repository, &roots).await?;
-        for pack in plan.delete_moved.iter().filter(|pack| found.moved.get(&pack.id) == Some(&false)) {
+        for pack in ripe.into_iter().filter(|pack| found.moved.get(&pack.id) == Some(&false)) {
             if self.repository.moved(pack.id).await?.is_some() {
                 self.delete_pack(pack.id, pack.bytes, &mut deletes).await?;
             }

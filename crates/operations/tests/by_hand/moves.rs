@@ -3,7 +3,7 @@
 use repository::PackId;
 use repository::content::Extent;
 
-use super::desk::{Desk, day, ending_path, id, pages, prune};
+use super::desk::{Desk, cluster, day, ending_path, id, pages, prune};
 
 /// A backup with one file of such pages.
 fn file(extents: &[Extent]) -> Vec<super::desk::File> {
@@ -50,4 +50,29 @@ async fn a_list_page_that_is_stored_twice_stays_where_each_backup_names_it() {
     for backup in [&first, &last] {
         assert_eq!(desk.read(backup).await.unwrap(), [1, 2], "{}", backup.id);
     }
+}
+
+#[tokio::test]
+async fn what_was_moved_twice_stays_for_a_backup_that_knew_it_before() {
+    let mut desk = Desk::new().await;
+    let (old, second) = moved_once(&mut desk).await;
+    desk.backup(&id(2), &file(&[pages(old, 0, 0, 1)]), &[]).await;
+    desk.at(5);
+    desk.prune().await;
+    assert!(!desk.has(old) && desk.has(second));
+    // It compares with the first backup, which goes then.
+    desk.at(6);
+    desk.host().claim(&cluster(), &id(6), "somebody").await.unwrap();
+    let at_work = desk.unpublished(&id(6), &file(&[pages(old, 0, 0, 6)]), &[]).await;
+    desk.expire(&id(1)).await;
+    desk.at(7);
+    assert_eq!(desk.prune().await.moved_packs, 1, "most of the second pack is dead");
+    desk.at(11);
+    desk.prune().await;
+    let published = desk.publish(&at_work).await;
+    for number in [12, 15, 18] {
+        desk.at(number);
+        desk.prune().await;
+    }
+    assert_eq!(desk.read(&published).await.unwrap(), [0, 1, 2, 3, 4, 5]);
 }
