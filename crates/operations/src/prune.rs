@@ -5,6 +5,7 @@
 //! at work name packs that no manifest names yet: they have claims, and nothing goes that was marked after an unfinished
 //! claim began. So prune stays right when two of them run at once; its lease only saves them the work.
 
+mod arrival;
 mod live;
 mod plan;
 mod repack;
@@ -24,6 +25,7 @@ use storage::{ObjectName, StorageError};
 
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
+use arrival::Arrival;
 use plan::{Marked, marked};
 pub use plan::{Plan, PlannedPack, RepackedPack, plan};
 use repack::Mover;
@@ -197,9 +199,17 @@ impl Run<'_> {
         // was before an earlier move: so the walk follows all of them.
         let wanted = roots.moved.iter().map(|id| (*id, false)).collect();
         let found = Wanted { moved: wanted, ..Wanted::default() }.walk(self.repository, &roots).await?;
+        let mut arrival = Arrival::new(self.repository);
         for pack in ripe.into_iter().filter(|pack| found.moved.get(&pack.id) == Some(&false)) {
-            if self.repository.moved(pack.id).await?.is_some() {
-                self.delete_pack(pack.id, pack.bytes, &mut deletes).await?;
+            // Looking takes its time.
+            self.lease.confirm().await?;
+            match arrival.check(pack.id).await {
+                Ok(true) => self.delete_pack(pack.id, pack.bytes, &mut deletes).await?,
+                Ok(false) => {}
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(pack = %pack.id, %error, "a pack stays, for its pages are not whole where they were moved to");
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

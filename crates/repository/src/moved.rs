@@ -90,6 +90,18 @@ impl Moved {
         packs
     }
 
+    /// Where everything was in the old pack `id` that was moved, a run of pages or a chunk of the map each.
+    pub fn extents(&self, id: PackId) -> Vec<Extent> {
+        let extent = |run: &MovedRun| {
+            let offset = run.page * PAGE as u32;
+            let chunk_len = self.table.chunks.get(run.chunk as usize).map_or(0, |info| info.plain_len);
+            let rest = u64::from(chunk_len.saturating_sub(offset));
+            let length = if run.pages == 0 { rest } else { rest.min(u64::from(run.pages) * PAGE as u64) };
+            Extent { pack: id, chunk: run.chunk, offset, length }
+        };
+        self.runs.iter().map(extent).collect()
+    }
+
     /// How many bytes of pages went to each pack.
     pub fn bytes_by_pack(&self) -> BTreeMap<PackId, u64> {
         // Of a chunk of the map the length stands in the old table.

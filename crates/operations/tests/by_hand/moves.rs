@@ -1,16 +1,17 @@
 //! Pruning what was moved before, what is stored twice, and what is not as `moved/` says.
 
-use repository::PackId;
 use repository::content::Extent;
+use repository::moved::{Moved, MovedRun};
+use repository::{PackId, layout};
 
-use super::desk::{Desk, cluster, day, ending_path, id, pages, prune};
+use super::desk::{Desk, cluster, ending_path, id, pages, prune};
 
 /// A backup with one file of such pages.
 fn file(extents: &[Extent]) -> Vec<super::desk::File> {
     vec![("base/5/1".to_owned(), extents.to_vec())]
 }
 
-/// A pack of twenty pages, of which only six are named: they were moved to the second pack. It is day 2.
+/// A pack of twenty pages, of which only six are named: they were moved to the second pack. Two days have passed.
 async fn moved_once(desk: &mut Desk) -> (PackId, PackId) {
     let numbers: Vec<u64> = (0..20).collect();
     let old = desk.pack(&[&numbers]).await;
@@ -75,4 +76,38 @@ async fn what_was_moved_twice_stays_for_a_backup_that_knew_it_before() {
         desk.prune().await;
     }
     assert_eq!(desk.read(&published).await.unwrap(), [0, 1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_pack_stays_whose_pages_are_not_where_they_were_moved_to() {
+    // The new pack is lost, or one of its bytes is another.
+    for lost in [true, false] {
+        let mut desk = Desk::new().await;
+        let (old, new) = moved_once(&mut desk).await;
+        let bytes = desk.memory.bytes(&layout::pack(new)).unwrap();
+        let mut flipped = bytes.to_vec();
+        flipped[100] ^= 1;
+        desk.memory.damage(&layout::pack(new), (!lost).then(|| flipped.into()));
+        for number in [5, 8, 11] {
+            desk.at(number);
+            prune(&desk.host()).await.unwrap();
+        }
+        assert!(desk.has(old), "it has the only whole pages; lost: {lost}");
+    }
+    // A record that somebody made up sends the pages to others, or tells of another table.
+    for forges_table in [false, true] {
+        let mut desk = Desk::new().await;
+        let old = desk.pack(&[&[1, 2, 3]]).await;
+        let other = desk.pack(&[&[4, 5, 6]]).await;
+        let files = file(&[pages(old, 0, 0, 3), pages(other, 0, 0, 3)]);
+        let backup = desk.backup(&id(1), &files, &[]).await;
+        let table = desk.host().open_pack(if forges_table { other } else { old }, None).await.unwrap().table;
+        let run = MovedRun { chunk: 0, page: 0, pages: 3, to_pack: other, to_chunk: 0, to_page: 0 };
+        desk.host().store_moved(old, &Moved::new(table, vec![run])).await.unwrap();
+        for number in [2, 5, 8] {
+            desk.at(number);
+            desk.prune().await;
+        }
+        assert_eq!(desk.read(&backup).await.unwrap(), [1, 2, 3, 4, 5, 6]);
+    }
 }
