@@ -145,7 +145,13 @@ impl Run<'_> {
     async fn repack(&mut self, request: &PruneRequest) -> Result<Vec<PackId>, PruneError> {
         let mut mover = Mover::new(self.repository, request.level, self.monitor);
         for pack in &self.plan.repack {
-            mover.take(pack.id, &pack.usage, self.lease).await?;
+            match mover.take(pack.id, &pack.usage, self.lease).await {
+                Err(PruneError::Repository(error)) if error.is_damage() => {
+                    tracing::warn!(pack = %pack.id, %error, "a pack is not moved: it is damaged");
+                    continue;
+                }
+                other => other?,
+            }
             self.report.moved_packs += 1;
             self.report.moved_bytes += pack.named_bytes;
         }

@@ -111,3 +111,22 @@ async fn a_pack_stays_whose_pages_are_not_where_they_were_moved_to() {
         assert_eq!(desk.read(&backup).await.unwrap(), [1, 2, 3, 4, 5, 6]);
     }
 }
+
+#[tokio::test]
+async fn one_damaged_pack_does_not_keep_the_others() {
+    let mut desk = Desk::new().await;
+    let numbers: Vec<u64> = (0..20).collect();
+    let (damaged, whole, dead) =
+        (desk.pack(&[&numbers]).await, desk.pack(&[&numbers]).await, desk.pack(&[&numbers]).await);
+    desk.at(1);
+    desk.backup(&id(1), &file(&[pages(damaged, 0, 0, 3), pages(whole, 0, 0, 4)]), &[]).await;
+    let mut bytes = desk.memory.bytes(&layout::pack(damaged)).unwrap().to_vec();
+    bytes[100] ^= 1;
+    desk.memory.damage(&layout::pack(damaged), Some(bytes.into()));
+    desk.memory.damage(&layout::mark("20260901T000000Z-large"), Some(vec![0; 17 << 20].into()));
+    for number in [2, 5, 8] {
+        desk.at(number);
+        prune(&desk.host()).await.unwrap();
+    }
+    assert!(desk.has(damaged) && !desk.has(whole) && !desk.has(dead));
+}
