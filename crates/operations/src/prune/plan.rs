@@ -274,11 +274,14 @@ impl<'l> Look<'l> {
             roots.partials.iter().filter(|partial| partial.is_over).map(|partial| partial.name.clone());
         self.plan.ended.extend(over);
         self.plan.ended.extend(roots.ended_claims.iter().cloned());
-        // A mark has told everything when what it named is gone, or named again.
+        // A mark has told everything when what it named is gone, or named again. One of which anything was named again tells
+        // nothing of what is unnamed later, whose time begins anew: the rest of it is marked anew, too.
         let lists = [&self.plan.delete_dead, &self.plan.delete_moved, &self.plan.waiting];
         let pending: HashSet<PackId> = lists.into_iter().flatten().map(|pack| pack.id).collect();
-        let is_told =
-            |mark: &&Mark| mark.note.dead().chain(mark.note.moved()).all(|id| !pending.contains(&id));
+        let is_told = |mark: &&Mark| {
+            let mut all = mark.note.dead().chain(mark.note.moved());
+            all.all(|id| !pending.contains(&id)) || mark.note.dead().any(|id| roots.live.contains(id))
+        };
         self.plan.ended.extend(marks.iter().filter(is_told).map(|mark| mark.name.clone()));
         self.plan.marks = marks;
         self.plan

@@ -4,7 +4,7 @@ use repository::content::Extent;
 use repository::moved::{Moved, MovedRun};
 use repository::{PackId, layout};
 
-use super::desk::{Desk, cluster, ending_path, id, pages, prune};
+use super::desk::{Desk, cluster, day, ending_path, id, pages, prune};
 
 /// A backup with one file of such pages.
 fn file(extents: &[Extent]) -> Vec<super::desk::File> {
@@ -129,4 +129,32 @@ async fn one_damaged_pack_does_not_keep_the_others() {
         prune(&desk.host()).await.unwrap();
     }
     assert!(desk.has(damaged) && !desk.has(whole) && !desk.has(dead));
+}
+
+#[tokio::test]
+async fn a_mark_tells_nothing_of_a_pack_that_was_named_since() {
+    let mut desk = Desk::new().await;
+    let (named, dead) = (desk.pack(&[&[1, 2]]).await, desk.pack(&[&[3, 4]]).await);
+    let other = desk.pack(&[&[5]]).await;
+    desk.backup(&id(1), &file(&[pages(other, 0, 0, 1)]), &[]).await;
+    // At work since before the mark, and again when the first has gone.
+    desk.at(1);
+    desk.host().claim(&cluster(), &id(3), "one").await.unwrap();
+    let one = desk.unpublished(&id(3), &file(&[pages(named, 0, 0, 2)]), &[]).await;
+    desk.at(2);
+    desk.prune().await;
+    desk.at(3);
+    desk.publish(&one).await;
+    // The dead pack is still waiting for its grace, counted from the mark.
+    desk.memory.set_clock(day(2) + std::time::Duration::from_secs(40 * 3600));
+    desk.prune().await;
+    assert!(desk.has(dead));
+    desk.memory.set_clock(day(3) + std::time::Duration::from_secs(20 * 3600));
+    desk.host().claim(&cluster(), &id(4), "two").await.unwrap();
+    let two = desk.unpublished(&id(4), &file(&[pages(named, 0, 0, 2)]), &[]).await;
+    desk.expire(&id(3)).await;
+    desk.at(5);
+    desk.prune().await;
+    let published = desk.publish(&two).await;
+    assert_eq!(desk.read(&published).await.unwrap(), [1, 2]);
 }
