@@ -137,9 +137,11 @@ impl Run<'_> {
         self.mark(&moved).await?;
         failpoint::reach("prune.marked");
         self.monitor.event(Event::Phase("delete"));
+        // Claims first: whoever took longer than a claim holds finds it gone before anything else is.
+        self.remove(&self.plan.ended).await?;
         self.sweep(request.grace()).await?;
         failpoint::reach("prune.swept");
-        self.remove(&self.plan.ended).await
+        Ok(())
     }
 
     async fn repack(&mut self, request: &PruneRequest) -> Result<Vec<PackId>, PruneError> {

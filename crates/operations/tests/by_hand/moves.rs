@@ -1,8 +1,11 @@
 //! Pruning what was moved before, what is stored twice, and what is not as `moved/` says.
 
+use std::sync::Arc;
+
 use repository::content::Extent;
 use repository::moved::{Moved, MovedRun};
 use repository::{PackId, layout};
+use storage::Faulty;
 
 use super::desk::{Desk, cluster, day, ending_path, id, pages, prune};
 
@@ -157,4 +160,28 @@ async fn a_mark_tells_nothing_of_a_pack_that_was_named_since() {
     desk.prune().await;
     let published = desk.publish(&two).await;
     assert_eq!(desk.read(&published).await.unwrap(), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_claim_goes_before_what_it_held() {
+    let mut desk = Desk::new().await;
+    let (named, held) = (desk.pack(&[&[1]]).await, desk.pack(&[&[2]]).await);
+    desk.backup(&id(1), &file(&[pages(named, 0, 0, 1)]), &[]).await;
+    desk.at(1);
+    desk.host().claim(&cluster(), &id(2), "slow").await.unwrap();
+    desk.at(2);
+    desk.prune().await;
+    let (mut deaths, mut went) = (0, false);
+    while !went {
+        let memory = Arc::new(desk.memory.snapshot());
+        memory.set_clock(day(9));
+        let dying = Arc::new(Faulty::dying_at_write(deaths, memory.clone()));
+        // Whoever asks for the claim at any moment and finds it has all that it held.
+        let _ = prune(&desk.over(dying)).await;
+        let is_claimed = memory.bytes(&layout::claim(&cluster(), &id(2))).is_some();
+        went = memory.bytes(&layout::pack(held)).is_none();
+        assert!(!(is_claimed && went), "the pack went first, death {deaths}");
+        deaths += 1;
+        assert!(deaths < 50, "a week is over");
+    }
 }
