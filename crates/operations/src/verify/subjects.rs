@@ -82,7 +82,7 @@ pub(super) async fn read(run: &mut Run<'_>) -> Result<Subjects, VerifyError> {
 
 impl Subjects {
     /// Puts the packs that pages were moved to in the place of those that are gone.
-    async fn place(&mut self, run: &Run<'_>) -> Result<(), VerifyError> {
+    pub(super) async fn place(&mut self, run: &Run<'_>) -> Result<(), VerifyError> {
         self.places = Places::find(&run.repository, |id| self.packs.contains_key(&id)).await?;
         for (id, item) in std::mem::take(&mut self.packs) {
             for to in self.places.packs(id) {

@@ -4,4 +4,5 @@
 #![allow(dead_code)] // each file of scenarios uses a part of the desk
 
 mod desk;
+mod looks;
 mod moves;

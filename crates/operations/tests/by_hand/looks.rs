@@ -1,0 +1,71 @@
+//! Verify and check beside a prune, and of what was moved and is not there.
+
+use std::sync::Arc;
+
+use operations::monitor::{Event, Monitor};
+use operations::verify::{Verified, VerifyRequest, known_damage, verify};
+use repository::layout;
+use repository::proof::{Damage, Look};
+use storage::{Memory, ObjectName};
+
+use super::desk::{Desk, cluster, day, id, pages};
+
+async fn verified(desk: &Desk, monitor: Arc<dyn Monitor>) -> Verified {
+    let request = VerifyRequest {
+        cluster: cluster(),
+        backups: Vec::new(),
+        budget: None,
+        older_than: None,
+        workers: 1,
+        host: "test".into(),
+        stop: Arc::default(),
+    };
+    verify(&desk.host(), &request, monitor).await.unwrap()
+}
+
+/// The objects that something is said against.
+fn objects(verified: &Verified) -> Vec<&str> {
+    verified.report.findings.iter().filter_map(|finding| finding.object.as_deref()).collect()
+}
+
+/// Deletes an object when the packs are about to be read.
+#[derive(Debug)]
+struct Deleting(Arc<Memory>, ObjectName);
+
+impl Monitor for Deleting {
+    fn event(&self, event: Event) {
+        if let Event::Phase("verify packs") = event {
+            self.0.damage(&self.1, None);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_prune_moves_meanwhile_is_not_damaged() {
+    let mut desk = Desk::new().await;
+    let numbers: Vec<u64> = (0..20).collect();
+    let old = desk.pack(&[&numbers]).await;
+    desk.backup(&id(1), &[("base/5/1".into(), vec![pages(old, 0, 0, 6)])], &[]).await;
+    desk.at(2);
+    assert_eq!(desk.prune().await.moved_packs, 1);
+    let found = verified(&desk, Arc::new(Deleting(desk.memory.clone(), layout::pack(old)))).await;
+    assert!(!desk.has(old));
+    assert_eq!(objects(&found), [] as [&str; 0]);
+    let known = known_damage(&desk.host(), &cluster()).await.unwrap();
+    assert!(known.packs.is_empty() && known.backups.is_empty(), "{known:?}");
+
+    // What an earlier version wrote down of such a pack is forgotten.
+    let mut proofs = desk.host().proofs(&cluster()).await.unwrap();
+    let damage = Damage { what: "lost".into(), backups: vec![id(1)] };
+    let look = Look {
+        at_us: day(3).as_microsecond(),
+        damaged: vec![(layout::pack(old).to_string(), damage)],
+        ..Look::default()
+    };
+    desk.host().record_proof(&cluster(), &look, &mut proofs).await.unwrap();
+    let known = known_damage(&desk.host(), &cluster()).await.unwrap();
+    assert!(known.packs.is_empty() && known.backups.is_empty(), "{known:?}");
+    // A pack that is neither there nor moved stays known.
+    desk.memory.damage(&layout::moved(old), None);
+    assert_eq!(known_damage(&desk.host(), &cluster()).await.unwrap().packs, [old]);
+}
