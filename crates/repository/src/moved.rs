@@ -152,8 +152,12 @@ impl Moved {
     fn run_of(&self, piece: Extent, page: u32) -> Result<&MovedRun, RepositoryError> {
         let after = self.runs.partition_point(|run| (run.chunk, run.page) <= (piece.chunk, page));
         let run = after.checked_sub(1).map(|at| &self.runs[at]);
-        let holds =
-            |run: &&MovedRun| run.chunk == piece.chunk && (run.pages == 0 || page < run.page + run.pages);
+        // Only a chunk of the map is moved whole, and only from its beginning.
+        let is_map = self.table.chunks[piece.chunk as usize].kind == ChunkKind::Map;
+        let holds = |run: &&MovedRun| {
+            run.chunk == piece.chunk
+                && if is_map { (run.page, run.pages) == (0, 0) } else { page < run.page + run.pages }
+        };
         run.filter(holds).ok_or_else(|| RepositoryError::Missing {
             pack: piece.pack,
             what: format!("page {page} of chunk {} where it was moved to", piece.chunk),
@@ -313,6 +317,17 @@ mod tests {
         assert_eq!(moved.forward(at(2, 40, 60)).unwrap(), [to(8, 1, 40, 60)]);
         for lost in [at(0, 125 * page, 10), at(1, page, 2 * u64::from(page)), at(0, 0, 1)] {
             assert!(matches!(moved.forward(lost), Err(RepositoryError::Missing { .. })), "{lost:?}");
+        }
+    }
+
+    #[test]
+    fn pages_that_were_moved_as_a_chunk_of_the_map_are_missing_and_the_other_way_round() {
+        // Of no pages there would be no end.
+        let moved = Moved::new(table(), vec![run(0, 0, 0, 9, 4, 10), run(1, 1, 0, 9, 4, 10), run(2, 0, 1, 9, 4, 0)]);
+        for (chunk, page) in [(0, 0), (1, 1), (1, 2), (2, 0)] {
+            let offset = page * PAGE as u32;
+            let lost = moved.forward(Extent { pack: PackId([1; 16]), chunk, offset, length: 100 });
+            assert!(matches!(lost, Err(RepositoryError::Missing { .. })), "{chunk}: {lost:?}");
         }
     }
 
