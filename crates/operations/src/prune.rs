@@ -10,6 +10,7 @@ mod live;
 mod plan;
 mod repack;
 mod roots;
+mod unlisted;
 mod usage;
 
 use std::sync::Arc;
@@ -72,6 +73,12 @@ pub enum PruneError {
         what: String,
         /// Why.
         source: RepositoryError,
+    },
+    /// A listing left out what is stored.
+    #[error("the storage's listing lacks {what}, which is stored: nothing can be decided by it")]
+    Listing {
+        /// What it lacks.
+        what: String,
     },
     /// A compressed chunk did not survive its check.
     #[error(transparent)]

@@ -9,6 +9,7 @@ use repository::{PackId, Repository, RepositoryError, layout};
 use serde::Serialize;
 use storage::ObjectName;
 
+use super::live::key;
 use super::roots::Roots;
 use super::usage::{Usage, Wanted};
 use super::{PruneError, PruneRequest};
@@ -168,11 +169,13 @@ impl<'l> Look<'l> {
 
     /// Looks at every pack, a 256th of them at a time.
     async fn packs(&mut self, repository: &Repository) -> Result<(), PruneError> {
-        let mut there = HashSet::new();
+        let (mut there, mut unlisted) = (HashSet::new(), HashSet::new());
         for first in 0..=u8::MAX {
+            let mut listed = HashSet::new();
             let entries = repository.storage().list(&layout::packs_of(first)).await;
             for entry in entries.map_err(RepositoryError::from)? {
                 let Some(id) = layout::parse_pack(entry.name.as_str()) else { continue };
+                listed.insert(key(id));
                 self.plan.packs += 1;
                 self.plan.bytes += entry.size;
                 if self.moved.contains(&id) {
@@ -180,7 +183,12 @@ impl<'l> Look<'l> {
                 }
                 self.pack(PlannedPack { id, bytes: entry.size }, entry.modified);
             }
+            unlisted.extend(self.roots.live.lacking(first, &listed));
         }
+        for id in &self.moved {
+            unlisted.remove(&key(*id));
+        }
+        self.roots.check_moves(repository, &unlisted).await?;
         // Of what was moved and is gone itself, the record goes when nobody names it.
         for id in self.moved.iter().filter(|id| !there.contains(id)).copied().collect::<Vec<_>>() {
             if !self.roots.live.contains(id) {

@@ -154,7 +154,9 @@ impl Desk {
     /// Lets a backup go as expire does.
     pub async fn expire(&self, id: &str) {
         let host = self.host();
-        host.note_expired(&cluster(), id, &ExpiredNote::default()).await.unwrap();
+        let expired_us = host.storage_clock().await.unwrap().unwrap().as_microsecond();
+        let note = ExpiredNote { expired_us, ..ExpiredNote::default() };
+        host.note_expired(&cluster(), id, &note).await.unwrap();
         host.delete_manifest(&cluster(), id).await.unwrap();
     }
 

@@ -4,5 +4,7 @@
 #![allow(dead_code)] // each file of scenarios uses a part of the desk
 
 mod desk;
+#[path = "../days/hiding.rs"]
+mod hiding;
 mod looks;
 mod moves;

@@ -8,6 +8,7 @@ use repository::{PackId, layout};
 use storage::Faulty;
 
 use super::desk::{Desk, cluster, day, ending_path, id, pages, prune};
+use super::hiding::Hiding;
 
 /// A backup with one file of such pages.
 fn file(extents: &[Extent]) -> Vec<super::desk::File> {
@@ -79,6 +80,22 @@ async fn what_was_moved_twice_stays_for_a_backup_that_knew_it_before() {
         desk.prune().await;
     }
     assert_eq!(desk.read(&published).await.unwrap(), [0, 1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_listing_that_lacks_a_record_of_a_move_lets_nothing_go() {
+    let mut desk = Desk::new().await;
+    let (old, new) = moved_once(&mut desk).await;
+    desk.at(5);
+    desk.prune().await;
+    assert!(!desk.has(old));
+    let host = desk.over(Arc::new(Hiding { inner: desk.memory.clone(), hidden: layout::moved(old) }));
+    for number in [6, 9, 12] {
+        desk.at(number);
+        let stopped = prune(&host).await.unwrap_err();
+        assert!(stopped.to_string().contains("listing lacks"), "{stopped}");
+    }
+    assert!(desk.has(new));
 }
 
 #[tokio::test]
@@ -184,4 +201,55 @@ async fn a_claim_goes_before_what_it_held() {
         deaths += 1;
         assert!(deaths < 50, "a week is over");
     }
+}
+
+#[tokio::test]
+async fn a_backup_that_listings_lack_and_nobody_follows_keeps_its_packs() {
+    let mut desk = Desk::new().await;
+    let mut backups = Vec::new();
+    for number in 1..5 {
+        desk.at(number);
+        let pack = desk.pack(&[&[u64::from(number)]]).await;
+        desk.host().claim(&cluster(), &id(number), "a backup").await.unwrap();
+        backups.push(desk.backup(&id(number), &file(&[pages(pack, 0, 0, 1)]), &[]).await);
+    }
+    desk.expire(&id(2)).await;
+    desk.expire(&id(3)).await;
+    for number in [5, 8, 11] {
+        desk.at(number);
+        desk.prune().await;
+    }
+    let hidden = layout::manifest(&cluster(), &id(1));
+    let host = desk.over(Arc::new(Hiding { inner: desk.memory.clone(), hidden }));
+    for number in [14, 17, 20] {
+        desk.at(number);
+        prune(&host).await.unwrap();
+    }
+    assert_eq!(desk.read(&backups[0]).await.unwrap(), [1]);
+    let claimed: Vec<String> =
+        desk.host().claims(&cluster()).await.unwrap().into_iter().map(|claim| claim.backup).collect();
+    assert_eq!(claimed, [id(1), id(4)], "claims stay as long as their backups");
+}
+
+#[tokio::test]
+async fn a_copy_of_an_expired_backup_is_waited_for() {
+    let mut desk = Desk::new().await;
+    let (one, other) = (desk.pack(&[&[1]]).await, desk.pack(&[&[2]]).await);
+    desk.backup(&id(1), &file(&[pages(one, 0, 0, 1)]), &[]).await;
+    desk.at(2);
+    desk.backup(&id(2), &file(&[pages(other, 0, 0, 1)]), &[]).await;
+    desk.expire(&id(1)).await;
+    desk.at(3);
+    desk.host().claim(&cluster(), &id(1), "a copy").await.unwrap();
+    for number in [4, 7, 9] {
+        desk.at(number);
+        desk.prune().await;
+    }
+    assert!(desk.has(one) && desk.host().has_claim(&cluster(), &id(1)).await.unwrap());
+    // It died.
+    for number in [11, 14] {
+        desk.at(number);
+        desk.prune().await;
+    }
+    assert!(!desk.has(one) && !desk.host().has_claim(&cluster(), &id(1)).await.unwrap());
 }
