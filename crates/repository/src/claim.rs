@@ -43,6 +43,14 @@ impl Claim {
     }
 }
 
+impl Claim {
+    /// Whether more than half of the time that it may hold is left.
+    pub fn has_time(&self, now: Option<Timestamp>) -> bool {
+        let age = self.made.zip(now).map(|(made, now)| now.duration_since(made));
+        age.is_none_or(|age| age.unsigned_abs() < CLAIM_TIME / 2)
+    }
+}
+
 impl Repository {
     /// Says that the backup `id` is being made.
     pub async fn claim(&self, cluster: &ClusterName, id: &str, holder: &str) -> Result<(), RepositoryError> {

@@ -7,6 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use operations::monitor::Silent;
 use operations::prune::{PruneError, PruneReport, PruneRequest, execute, plan};
+use pg::wal::FileName;
+use repository::archive::{Identity, WalInfo};
 use repository::chunk::{Codec, PAGE};
 use repository::content::{Content, Entry, EntryKind, Extent};
 use repository::description::Description;
@@ -34,6 +36,10 @@ pub fn day(number: u32) -> Timestamp {
 
 pub fn id(number: u32) -> String {
     day(number).strftime("%Y%m%dT%H%M%SZ-full").to_string()
+}
+
+pub fn segment(number: u32) -> FileName {
+    format!("0000000100000000{:08X}", number + 1).parse().unwrap()
 }
 
 pub struct Desk {
@@ -149,6 +155,15 @@ impl Desk {
             packs,
             ..Default::default()
         }
+    }
+
+    /// Stores the segment of WAL in which the backup of a day begins and ends.
+    pub async fn wal(&self, number: u32) {
+        let identity = Identity { system_identifier: 7, segment_size: SEGMENT as u32, major: 15 };
+        self.host().bind(&cluster(), &identity).await.unwrap();
+        let (name, content) = (segment(number), number.to_le_bytes());
+        let info = WalInfo::new(&name, content.len() as u64, day(number));
+        self.host().store_wal(&cluster(), &name, &content, &info, 1).await.unwrap();
     }
 
     /// Lets a backup go as expire does.

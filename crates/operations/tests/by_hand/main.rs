@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)] // clippy.toml excuses test functions only, and all of this is tests
 #![allow(dead_code)] // each file of scenarios uses a part of the desk
 
+mod copies;
 mod desk;
 #[path = "../days/hiding.rs"]
 mod hiding;
