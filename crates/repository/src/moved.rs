@@ -6,7 +6,7 @@
 
 mod places;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use prost::Message;
@@ -35,8 +35,8 @@ pub enum StoredPack {
     As(u64),
     /// Its named pages, in other packs.
     Moved,
-    /// Neither.
-    No,
+    /// Neither. This one is lost: the pack, or one that its pages were moved to.
+    No(PackId),
 }
 
 /// Pages that lie behind each other before and after.
@@ -233,16 +233,40 @@ impl Repository {
         self.moved(id).await?.ok_or(absent)
     }
 
-    /// Whether a pack is stored, or what prune made of it.
+    /// Whether a pack is stored, or all that prune moved its pages to. Where they went is lost with a record that cannot be read.
     pub async fn stored_pack(&self, id: PackId) -> Result<StoredPack, RepositoryError> {
         if let Some(size) = self.stored_size(&layout::pack(id)).await? {
             return Ok(StoredPack::As(size));
         }
-        let is_moved = self.stored_size(&layout::moved(id)).await?.is_some();
-        Ok(if is_moved { StoredPack::Moved } else { StoredPack::No })
+        let lost = self.lost_of(id, &HashMap::new()).await?;
+        Ok(lost.map_or(StoredPack::Moved, StoredPack::No))
     }
 
-    /// Those of the packs that no listing shows in their size, nor as moved. It may lack what is there, so that nothing may be
+    /// Of the packs that the pages of an absent one went to, one that is neither stored nor was moved on; itself if it was not
+    /// moved. What is in `there` is not asked for.
+    async fn lost_of(
+        &self,
+        id: PackId,
+        there: &HashMap<PackId, u64>,
+    ) -> Result<Option<PackId>, RepositoryError> {
+        let (mut open, mut seen) = (vec![id], HashSet::new());
+        while let Some(absent) = open.pop() {
+            let moved = match self.moved(absent).await {
+                Err(error) if error.is_damage() => None,
+                other => other?,
+            };
+            let Some(moved) = moved else { return Ok(Some(absent)) };
+            for to in moved.packs() {
+                let is_new = seen.insert(to) && !there.contains_key(&to);
+                if is_new && self.stored_size(&layout::pack(to)).await?.is_none() {
+                    open.push(to);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Those of the packs that no listing shows in their size, nor as moved to packs that are there. It may lack what is there, so that nothing may be
     /// deleted by it; what it calls lost is stored again.
     pub async fn lost_packs<'p>(
         &self,
@@ -256,8 +280,14 @@ impl Repository {
         let is_lost = |(id, pack): &(PackId, &PackRef)| there.get(id) != Some(&pack.size);
         let mut lost: HashSet<PackId> = packs.filter(is_lost).map(|(id, _)| id).collect();
         if !lost.is_empty() {
-            for moved in self.moved_ids().await? {
-                lost.remove(&moved);
+            for moved in self.moved_ids().await?.into_iter().filter(|id| !there.contains_key(id)) {
+                // A host that cannot read the record takes its word.
+                let is_lost = lost.contains(&moved)
+                    && self.access().can_read()
+                    && self.lost_of(moved, &there).await?.is_some();
+                if !is_lost {
+                    lost.remove(&moved);
+                }
             }
         }
         Ok(lost)

@@ -257,7 +257,7 @@ async fn missing_pack(
                 return Ok(Some(format!("pack {id} has {size} bytes instead of {}", pack.size)));
             }
             StoredPack::As(_) | StoredPack::Moved => {}
-            StoredPack::No => return Ok(Some(format!("pack {id} is missing"))),
+            StoredPack::No(lost) => return Ok(Some(format!("pack {lost} is missing"))),
         }
         stored.insert(id, pack.size);
     }

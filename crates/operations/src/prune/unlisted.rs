@@ -5,9 +5,8 @@
 
 use std::collections::HashSet;
 
-use repository::moved::StoredPack;
 use repository::named::Named;
-use repository::{PackId, Repository, RepositoryError};
+use repository::{PackId, Repository, RepositoryError, layout};
 use storage::StorageError;
 
 use super::PruneError;
@@ -25,7 +24,8 @@ impl Roots {
             return Ok(());
         }
         for id in self.ids_of(repository, unlisted).await? {
-            if repository.stored_pack(id).await? == StoredPack::Moved {
+            let is_there = repository.stored_size(&layout::pack(id)).await?.is_some();
+            if !is_there && repository.moved(id).await?.is_some() {
                 return Err(PruneError::Listing { what: format!("the record of where pack {id} was moved") });
             }
         }
