@@ -203,6 +203,26 @@ impl Run<'_> {
         named?;
         wal::verify(self, &subjects, &state, &selection.segments).await?;
         selection::tell_rest(self, &subjects, &state);
+        self.tell_known(&subjects).await
+    }
+
+    /// Adds what was found damaged earlier and was not looked at this time.
+    async fn tell_known(&mut self, subjects: &subjects::Subjects) -> Result<(), VerifyError> {
+        let mut proofs = self.proofs.clone();
+        proofs.add(&self.look);
+        for (object, damage) in standing_damage(&self.repository, &proofs).await? {
+            let hurt: Vec<String> = subjects.hurt_by(damage).cloned().collect();
+            let concerns =
+                if damage.backups.is_empty() { self.request.backups.is_empty() } else { !hurt.is_empty() };
+            let is_told =
+                self.report.findings.iter().any(|finding| finding.object.as_deref() == Some(object));
+            if concerns && !is_told {
+                let known = "it was found so earlier, and not looked at this time";
+                self.report
+                    .findings
+                    .push(Finding::damage(damage.what.clone(), known).of(object).hurting(hurt));
+            }
+        }
         Ok(())
     }
 

@@ -93,6 +93,11 @@ impl Subjects {
         Ok(())
     }
 
+    /// The backups among these that a damage hurts.
+    pub(super) fn hurt_by<'d>(&self, damage: &'d Damage) -> impl Iterator<Item = &'d String> {
+        damage.backups.iter().filter(|id| self.backups.iter().any(|subject| subject.id == **id))
+    }
+
     fn add(&mut self, manifest: Manifest) {
         let rank = self.backups.len() as u32;
         for pack in &manifest.packs {
