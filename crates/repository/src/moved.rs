@@ -353,7 +353,8 @@ mod tests {
     #[test]
     fn pages_that_were_moved_as_a_chunk_of_the_map_are_missing_and_the_other_way_round() {
         // Of no pages there would be no end.
-        let moved = Moved::new(table(), vec![run(0, 0, 0, 9, 4, 10), run(1, 1, 0, 9, 4, 10), run(2, 0, 1, 9, 4, 0)]);
+        let moved =
+            Moved::new(table(), vec![run(0, 0, 0, 9, 4, 10), run(1, 1, 0, 9, 4, 10), run(2, 0, 1, 9, 4, 0)]);
         for (chunk, page) in [(0, 0), (1, 1), (1, 2), (2, 0)] {
             let offset = page * PAGE as u32;
             let lost = moved.forward(Extent { pack: PackId([1; 16]), chunk, offset, length: 100 });

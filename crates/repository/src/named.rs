@@ -188,7 +188,8 @@ mod tests {
         let cluster = ClusterName::new("main").unwrap();
         for (number, previous_id) in ["a b", "a/b", "..", "a\0", "é\n"].into_iter().enumerate() {
             let id = format!("2026112{number}T000000Z-full");
-            let manifest = Manifest { id: id.clone(), previous_id: previous_id.into(), ..Manifest::default() };
+            let manifest =
+                Manifest { id: id.clone(), previous_id: previous_id.into(), ..Manifest::default() };
             repository.publish(&cluster, manifest, None).await.unwrap();
             let refused = repository.for_each_named(&cluster, &id, |_| ()).await.unwrap_err();
             assert!(refused.is_damage(), "{previous_id:?}: {refused}");
