@@ -34,6 +34,7 @@ use crate::failure::{Failure, Outcome};
 const DEFAULT_WORKERS_MAX: usize = 16;
 
 /// Everything that pgkeep was told.
+#[derive(Clone)]
 pub struct Settings {
     values: Values,
     /// The configuration file that was read.

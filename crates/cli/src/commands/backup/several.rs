@@ -138,12 +138,10 @@ pub fn tell_failures(shares: &[Share]) -> u8 {
                 }
             }
             End::Failed(failure) => {
-                let told = Failure {
-                    class: failure.class,
-                    what: format!("repository {} does not have the backup", share.name),
-                    because: [vec![failure.what.clone()], failure.because.clone()].concat(),
-                    hint: Some("the next backup brings it, and so does `pgkeep copy`".to_owned()),
-                };
+                let told =
+                    failure.clone().within(format!("repository {} does not have the backup", share.name));
+                let hint = Some("the next backup brings it, and so does `pgkeep copy`".to_owned());
+                let told = Failure { hint, ..told };
                 print_error(&told.render(width()));
                 code = if code == 0 { failure.class as u8 } else { code };
             }

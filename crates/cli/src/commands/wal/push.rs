@@ -92,7 +92,7 @@ pub fn note(settings: &Settings) -> OutageNote {
 }
 
 async fn store(settings: &Settings, file: &Path, what: &str) -> Outcome<Context> {
-    let context = context(settings, Use::Add).await?;
+    let context = context(settings, Use::Add).await.map_err(|failure| failure.within(what))?;
     match push::run(&context, file, &|background| start(settings, background)).await {
         Ok(_) => Ok(context),
         Err(error) => Err(Failure::caused(what, &error).with_status(error.exit_status())),
