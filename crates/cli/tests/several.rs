@@ -165,7 +165,9 @@ fn without_the_second_the_first_has_it_and_the_next_backup_repairs_the_second() 
     let second = &value(&status)["repositories"][1];
     assert_eq!((&second["reachable"], second["outage"]["since"].is_string()), (&json!(false), true));
     assert_eq!(ids(&scene, &[]).len(), 1);
-    drop(away);
+    let both = Away::of(&scene, "repository");
+    backup(&scene, &server).refused(3, &["repository second:", "is missing"]);
+    drop((away, both));
     ledger::add(&server, 21, 30);
     let said = backup(&scene, &server);
     assert_eq!((said.code(), results(&said)), (0, vec!["taken".to_owned(), "copied".to_owned()]));

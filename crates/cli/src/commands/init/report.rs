@@ -158,7 +158,9 @@ impl Report {
             let mut value = report.to_json();
             value["name"] = json!(name);
             // These are the first one's.
-            value.as_object_mut().map(|fields| fields.retain(|name, _| !OF_THE_FIRST.contains(&&**name)));
+            if let Some(fields) = value.as_object_mut() {
+                fields.retain(|name, _| !OF_THE_FIRST.contains(&&**name));
+            }
             value
         });
         json!({

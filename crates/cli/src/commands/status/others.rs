@@ -19,6 +19,13 @@ use crate::settings::Settings;
 /// How long a further repository may take to answer: what is known of the others is not kept back for it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where stored WAL ends.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct WalEnd {
+    timeline: TimelineId,
+    lsn: Lsn,
+}
+
 /// One of several repositories, in short.
 #[derive(Debug, Serialize)]
 pub struct Other {
@@ -31,7 +38,7 @@ pub struct Other {
     newest_backup: Option<String>,
     newest_moment: Option<Timestamp>,
     /// The end of the newest stretch that can be restored.
-    newest_wal: Option<(TimelineId, Lsn)>,
+    newest_wal: Option<WalEnd>,
     /// How far that is behind the first repository's, on the same timeline.
     wal_behind_bytes: Option<u64>,
     /// What is lost in it, or was not copied into it yet.
@@ -60,7 +67,7 @@ impl Other {
             backups: known.map(|status| status.backups),
             newest_backup: known.and_then(|status| Some(status.newest_backup.as_ref()?.id.clone())),
             newest_moment: known.and_then(|status| status.newest_moment),
-            newest_wal: newest.map(|range| (range.timeline, range.to.lsn)),
+            newest_wal: newest.map(|range| WalEnd { timeline: range.timeline, lsn: range.to.lsn }),
             wal_behind_bytes: None,
             lacks: known.map(lost).unwrap_or_default(),
             outage: push::note(settings).read(),
@@ -75,10 +82,10 @@ impl Other {
         {
             self.lacks.push(format!("backup {newest} is not there"));
         }
-        if let (Some((timeline, end)), Some((of_first, end_of_first))) = (self.newest_wal, first.newest_wal)
-            && timeline == of_first
+        if let (Some(own), Some(first)) = (self.newest_wal, first.newest_wal)
+            && own.timeline == first.timeline
         {
-            self.wal_behind_bytes = Some(end_of_first.get().saturating_sub(end.get()));
+            self.wal_behind_bytes = Some(first.lsn.get().saturating_sub(own.lsn.get()));
         }
     }
 
@@ -101,8 +108,8 @@ impl Other {
             let age = (Timestamp::now() - moment).get_seconds();
             text.push_str(&format!(", newest moment {}, {} ago", exact_moment(moment), span(age)));
         }
-        if let Some((timeline, end)) = self.newest_wal {
-            text.push_str(&format!(", WAL to {end} on timeline {timeline}"));
+        if let Some(WalEnd { timeline, lsn }) = self.newest_wal {
+            text.push_str(&format!(", WAL to {lsn} on timeline {timeline}"));
         }
         if let Some(behind) = self.wal_behind_bytes.filter(|behind| *behind > 0) {
             text.push_str(&format!(", {} behind", bytes(behind)));
