@@ -99,6 +99,7 @@ impl<'c> Copier<'c> {
         for backup in &self.plan.backups {
             match self.backup(&backup.id).await {
                 Ok(()) => report.backups.push(backup.id.clone()),
+                Err(error) if self.was_expired(&backup.id, &error).await? => {}
                 Err(error) if error.is_damaged_source() => {
                     report.damaged.push(DamagedBackup { id: backup.id.clone(), why: error.in_full() });
                 }
@@ -106,6 +107,15 @@ impl<'c> Copier<'c> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a backup cannot be read because it was expired since the plan was made.
+    async fn was_expired(&self, id: &str, error: &CopyError) -> Result<bool, CopyError> {
+        let (cluster, source) = (&self.request.cluster, self.source);
+        if !error.is_damaged_source() || source.has_backup(cluster, id).await.map_err(CopyError::Source)? {
+            return Ok(false);
+        }
+        source.was_expired(cluster, id).await.map_err(CopyError::Source)
     }
 
     async fn backup(&mut self, id: &str) -> Result<(), CopyError> {

@@ -139,3 +139,20 @@ async fn a_copy_claims_first_and_publishes_nothing_whose_wal_went_meanwhile() {
     assert_eq!(report.backups, [id(2)], "{:?}", report.damaged);
     assert_eq!(target.host().backup_ids(&cluster()).await.unwrap(), [id(2)]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_expired_meanwhile_is_not_damaged() {
+    let (source, target) = two().await;
+    let planned = plan(&source.host(), &target.host(), &request()).await.unwrap();
+    source.expire(&id(1)).await;
+    let report = execute(&source.host(), &target.host(), &planned, &request(), &Silent).await.unwrap();
+    assert!(report.is_whole(), "{:?}", report.damaged);
+    assert_eq!(report.backups, [id(2)]);
+    // As check, verify and expire read what a listing showed.
+    assert!(source.host().listed(&cluster(), id(1)).await.unwrap().is_none());
+    // Without a note it is lost.
+    source.memory.damage(&layout::manifest(&cluster(), &id(2)), None);
+    assert!(source.host().listed(&cluster(), id(2)).await.unwrap().unwrap().manifest.is_err());
+    let report = execute(&source.host(), &Desk::new().await.host(), &planned, &request(), &Silent).await;
+    assert!(!report.unwrap().is_whole());
+}
