@@ -34,7 +34,7 @@ impl Answer {
         Answer { status, code, message, ..Answer::default() }
     }
 
-    fn code_is(&self, codes: &[&str]) -> bool {
+    pub fn code_is(&self, codes: &[&str]) -> bool {
         self.code.as_deref().is_some_and(|code| codes.contains(&code))
     }
 

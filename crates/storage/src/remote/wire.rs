@@ -15,7 +15,7 @@ use object_store::client::{
     HttpService, ReqwestConnector,
 };
 use object_store::{ClientOptions, HeaderMap};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// The longest page of a listing that is read; Azure's 5000 names of the longest kind fit five times.
 const LISTING_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -30,16 +30,21 @@ pub(super) struct Connector {
     pub host: String,
     pub allow_http: bool,
     pub headers: HeaderMap,
+    /// The client for the store, once it is made.
+    pub made: Arc<OnceLock<HttpClient>>,
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let store = self.client().map_err(|error| object_store::Error::Generic {
-            store: "HTTP client",
-            source: Box::new(error),
-        })?;
+        if self.made.get().is_none() {
+            let made = self.client().map_err(|error| object_store::Error::Generic {
+                store: "HTTP client",
+                source: Box::new(error),
+            })?;
+            drop(self.made.set(HttpClient::new(made)));
+        }
         Ok(HttpClient::new(Wire {
-            store: HttpClient::new(store),
+            store: self.made.get().expect("it was just made").clone(),
             credentials: OnceLock::new(),
             options: options.clone(),
             host: self.host.clone(),
@@ -82,6 +87,8 @@ struct Wire {
 enum Purpose {
     Read,
     List,
+    /// What a bucket says of its object lock.
+    Lock,
     Change,
     Credentials,
 }
@@ -101,6 +108,7 @@ impl HttpService for Wire {
             _ if !response.status().is_success() => Err(refuse(explained(response).await)),
             Purpose::Read => judge_read(response).await,
             Purpose::List => judge_listing(response).await,
+            Purpose::Lock => judge_lock(response).await,
             Purpose::Change => judge_change(response).await,
         }
     }
@@ -127,6 +135,8 @@ impl Wire {
             Purpose::Change
         } else if query.split('&').any(|pair| pair == "list-type=2" || pair == "comp=list") {
             Purpose::List
+        } else if query == "object-lock" {
+            Purpose::Lock
         } else {
             Purpose::Read
         }
@@ -196,6 +206,18 @@ async fn judge_listing(response: HttpResponse) -> Result<HttpResponse, HttpError
     Err(refuse(Answer { strange: Some(strange), ..Answer::read(status, None, &text) }))
 }
 
+/// A server that does not know object lock answers with a listing, a page or nothing.
+async fn judge_lock(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = response.into_parts();
+    let bytes = collect(body, EXPLANATION_BYTES_MAX).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    if is_document(&text, "ObjectLockConfiguration") {
+        return Ok(HttpResponse::from_parts(parts, bytes.into()));
+    }
+    let strange = Some("something else than the bucket's object lock");
+    Err(refuse(Answer { strange, ..Answer::read(parts.status.as_u16(), None, &text) }))
+}
+
 /// A write or delete that succeeded says nothing: any words are an error's, a page's or another program's. Only deletes of
 /// many at once tell what became of each.
 async fn judge_change(response: HttpResponse) -> Result<HttpResponse, HttpError> {
@@ -238,6 +260,12 @@ async fn explained(response: HttpResponse) -> Answer {
     let size =
         header(&parts.headers, "content-range").and_then(|range| range.rsplit_once('/')?.1.parse().ok());
     Answer { size, ..Answer::read(parts.status.as_u16(), code, &String::from_utf8_lossy(&text)) }
+}
+
+/// The text of an answer that was judged, which is a short one.
+pub(super) async fn text_of(body: HttpResponseBody) -> Result<String, HttpError> {
+    let bytes = collect(body, EXPLANATION_BYTES_MAX).await?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 async fn collect(body: HttpResponseBody, most: usize) -> Result<Bytes, HttpError> {
