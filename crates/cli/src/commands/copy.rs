@@ -11,6 +11,7 @@ use super::Session;
 use crate::failure::{Class, Failure, Outcome};
 use crate::output::{bytes, keep_whole, table, table_text};
 use crate::secret_files::{self, Use};
+use crate::settings::{Form, span};
 use crate::{opening, progress};
 
 /// Bytes of a backup on its way that an interruption costs at most, about.
@@ -37,12 +38,20 @@ pub struct CopyArguments {
     /// A file with a passphrase of that repository
     #[arg(long, value_name = "FILE")]
     to_passphrase_file: Option<PathBuf>,
+    /// Lock what is copied for this long; that repository's bucket must have object
+    /// lock. The setting `lock` is about the repository that is copied from
+    #[arg(long, value_name = "SPAN", value_parser = span_argument)]
+    to_lock: Option<std::time::Duration>,
     /// Copy all WAL that it lacks, and no backups
     #[arg(long, conflicts_with = "backups")]
     wal: bool,
     /// Show what would be copied, and copy nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+fn span_argument(text: &str) -> Result<std::time::Duration, String> {
+    span(text).ok_or_else(|| format!("expected {}", Form::Span.expected()))
 }
 
 /// Copies; the exit code says whether some of it is damaged and stayed behind.
@@ -58,7 +67,7 @@ pub async fn run(session: &Session, arguments: &CopyArguments) -> Outcome<u8> {
         }
     };
     let source = opening::open(settings, Use::Read).await?;
-    let target = opening::open_other(settings, &arguments.to, &secret).await?;
+    let target = opening::open_other(settings, &arguments.to, &secret, arguments.to_lock).await?;
     let request = CopyRequest {
         cluster: settings.cluster.clone(),
         backups: arguments.backups.clone(),
