@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 use storage::{
-    Calls, Fault, Faulty, Location, LockMode, Memory, Retry, Rule, Settings, Storage, StorageError, open,
+    Calls, Fault, Faulty, Location, LockMode, Memory, Retry, RetryPolicy, Rule, Settings, Storage,
+    StorageError, open,
 };
 use support::bucket::{Bucket, Dialect, Quirk, error};
 use support::http::{self, Reply, serve};
@@ -21,7 +22,9 @@ const KEY: &str = "some/prefix/locked/object";
 
 /// Opens a store at the endpoint that locks for an hour.
 fn locking(endpoint: &str, mode: LockMode) -> Arc<dyn Storage> {
-    let settings = Settings { retry: hasty(), lock: Some(lock_rule(HOUR, mode)), ..s3_settings(endpoint) };
+    // A machine at work takes its time to make a client.
+    let retry = RetryPolicy { deadline: Duration::from_secs(8), attempt: Duration::from_secs(2), ..hasty() };
+    let settings = Settings { retry, lock: Some(lock_rule(HOUR, mode)), ..s3_settings(endpoint) };
     open(&s3_location(), &settings).unwrap()
 }
 
@@ -187,7 +190,7 @@ async fn moto(bucket: &str, lock: bool) -> Option<Settings> {
         return None;
     };
     let header = if lock { "x-amz-bucket-object-lock-enabled: true\r\n" } else { "" };
-    let made = http::send_with(&endpoint, "PUT", &format!("/{bucket}"), header).await;
+    let made = http::send_with(&endpoint, "PUT", &format!("/{bucket}"), header, "").await;
     assert!(matches!(made, 200 | 409), "make the bucket: {made}");
     let mut settings = s3_settings(&endpoint);
     settings.s3.region = Some("us-east-1".to_owned());
@@ -220,4 +223,22 @@ async fn s3_of_others_tells_of_a_bucket_without_object_lock() {
     let failure = storage.create(&name("locked/object"), &bytes("x")).await.unwrap_err();
     assert_eq!(failure.to_string(), "objects cannot be locked here: the bucket has no object lock");
     assert_eq!(storage.list("locked").await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn s3_of_others_that_locks_by_itself_takes_everything() {
+    let Some(settings) = moto("pgkeep-default-lock", true).await else { return };
+    let rule = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
+                <Mode>GOVERNANCE</Mode><Days>3</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
+    let endpoint = settings.s3.endpoint.clone().unwrap();
+    let set = http::send_with(&endpoint, "PUT", "/pgkeep-default-lock?object-lock", "", rule).await;
+    assert_eq!(set, 200);
+    let place = format!("s3://pgkeep-default-lock/{:016x}", rand::random::<u64>());
+    let storage = open(&Location::parse(&place).unwrap(), &settings).unwrap();
+    for object in ["locked/object", "free/object"] {
+        storage.create(&name(object), &bytes("x")).await.unwrap();
+    }
+    assert_about_an_hour(storage.locked_until(&name("locked/object")).await.unwrap().unwrap());
+    let days = storage.locked_until(&name("free/object")).await.unwrap().unwrap();
+    assert!(days > Timestamp::now() + 2 * 24 * HOUR, "{days}");
 }

@@ -1,6 +1,6 @@
 //! What the answers of a store mean for a caller.
 
-use super::wire::element;
+use super::document::element;
 use crate::error::{Action, Cause};
 use crate::{ObjectName, StorageError};
 use object_store::client::HttpError;

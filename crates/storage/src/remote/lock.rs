@@ -1,10 +1,10 @@
 //! Object lock of S3: an object is created with its lock by one request, and its lock made longer by another.
 
+use super::document::element;
 use super::fault::{self, Answer};
 use super::signed::{Ask, Signed, Told};
-use super::wire::element;
 use super::{Action, Call, Remote};
-use crate::{LockMode, ObjectName, StorageError};
+use crate::{LockMode, LockRule, ObjectName, StorageError};
 use bytes::Bytes;
 use jiff::Timestamp;
 use object_store::PutMode;
@@ -60,19 +60,21 @@ impl Remote {
         self.signed(&action).await?.send(asked, action, Some(name)).await
     }
 
-    /// Creates an object that is locked from its first moment on.
-    pub(super) async fn put_locked(
+    /// Creates an object, locked from its first moment on if the rule says so. Others go the same way: where a bucket locks
+    /// by itself, S3 demands the digest that comes with them.
+    pub(super) async fn put_by_rule(
         &self,
         name: &ObjectName,
         parts: &[Bytes],
-        put: PutMode,
-        mode: LockMode,
-        until: Timestamp,
+        mode: PutMode,
+        rule: LockRule,
     ) -> Result<(), StorageError> {
         let put = |ask: &mut Ask<'_>| {
             ask.method = "PUT";
-            ask.headers = vec![(MODE, mode.to_string()), (UNTIL, until.to_string())];
-            if put == PutMode::Create {
+            if let Some(until) = rule.until(name, Timestamp::now()) {
+                ask.headers = vec![(MODE, rule.mode.to_string()), (UNTIL, until.to_string())];
+            }
+            if mode == PutMode::Create {
                 ask.headers.push(("if-none-match", "*".to_owned()));
             }
         };

@@ -1,9 +1,10 @@
 //! Buckets: Amazon S3 and kin, Google Cloud Storage, Azure Blob Storage.
 //!
 //! `provider` sets up the client library, `wire` judges what comes over the network, `fault` says what it
-//! means. Nothing here tries again; [`Retry`](crate::Retry) does. Objects are written by one request each (up
+//! means; `signed` sends what the library has no words for, which are those of `lock`. Nothing here tries again; [`Retry`](crate::Retry) does. Objects are written by one request each (up
 //! to 5 GB).
 
+mod document;
 mod fault;
 mod listing;
 mod lock;
@@ -160,10 +161,8 @@ impl Remote {
     }
 
     async fn put(&self, name: &ObjectName, parts: &[Bytes], mode: PutMode) -> Result<(), StorageError> {
-        if let Some(rule) = self.settings.lock
-            && let Some(until) = rule.until(name, Timestamp::now())
-        {
-            return self.put_locked(name, parts, mode, rule.mode, until).await;
+        if let Some(rule) = self.settings.lock {
+            return self.put_by_rule(name, parts, mode, rule).await;
         }
         let action = Action::new(Call::Create, name.as_str());
         let payload: PutPayload = parts.iter().cloned().collect();

@@ -5,6 +5,7 @@
 //! each answer of the store must have the shape that its request calls for; everything else becomes an
 //! [`Answer`].
 
+use super::document::{element, is_document, is_error};
 use super::fault::{Answer, Broken};
 use super::provider::{CONNECT_TIMEOUT, IDLE_TIMEOUT, USER_AGENT};
 use async_trait::async_trait;
@@ -289,31 +290,6 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Whether an error is told somewhere in the text, whatever namespace its element has.
-fn is_error(text: &str) -> bool {
-    text.match_indices("<Error")
-        .any(|(at, tag)| text[at + tag.len()..].starts_with(['>', ' ', '\n', '\r', '\t']))
-}
-
-/// Whether the text is one document with this root element, from its first tag to its last.
-fn is_document(text: &str, root: &str) -> bool {
-    let text = text.trim_start_matches('\u{feff}').trim();
-    let text = match text.strip_prefix("<?xml") {
-        Some(rest) => rest.split_once("?>").map_or("", |(_, rest)| rest).trim_start(),
-        None => text,
-    };
-    let opened = text.strip_prefix('<').and_then(|rest| rest.strip_prefix(root));
-    let closed = text.ends_with(&format!("</{root}>")) || text.ends_with("/>");
-    opened.is_some_and(|rest| rest.starts_with(['>', ' ', '/', '\n', '\r', '\t'])) && closed
-}
-
-/// The text between the first `<name>` and its end, if it is not empty.
-pub(super) fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = text.split_once(&format!("<{name}>"))?;
-    let (inside, _) = rest.split_once(&format!("</{name}>"))?;
-    Some(inside.trim()).filter(|inside| !inside.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,28 +311,5 @@ mod tests {
         for other in ["bytes 0-0/1", "bytes 5-9/*", "bytes */100", "bytes -", "0-0/1", "bytes é-/1"] {
             assert_eq!(size_beyond_which(other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn an_error_is_one_in_any_namespace() {
-        for text in ["<Error>", "<a><Error xmlns=\"x\">", "<Error\n>"] {
-            assert!(is_error(text), "{text}");
-        }
-        assert!(!is_error("<Errors>") && !is_error("Error") && !is_error("<Error"));
-    }
-
-    #[test]
-    fn only_a_whole_listing_is_a_listing() {
-        let listing =
-            "<?xml version=\"1.0\"?>\n<ListBucketResult xmlns=\"x\"><Name>b</Name></ListBucketResult>\n";
-        assert!(is_document(listing, "ListBucketResult"));
-        for cut in 1..listing.len() - 1 {
-            assert!(!is_document(&listing[..cut], "ListBucketResult"), "{cut}");
-        }
-        assert!(!is_document("<ListBucketResults></ListBucketResults>", "ListBucketResult"));
-        assert!(!is_document("<html><ListBucketResult></ListBucketResult></html>", "ListBucketResult"));
-        assert_eq!(element("<a><Code> X </Code></a>", "Code"), Some("X"));
-        assert_eq!(element("<Code></Code>", "Code"), None);
-        assert_eq!(element("<Code>X", "Code"), None);
     }
 }

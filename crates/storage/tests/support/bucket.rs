@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 pub type Objects = BTreeMap<String, Vec<u8>>;
+/// Mode and end of each.
+pub type Locks = BTreeMap<String, (String, String)>;
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +37,8 @@ pub enum Quirk {
 #[derive(Clone, Debug)]
 pub struct Bucket {
     pub objects: Arc<Mutex<Objects>>,
-    /// Mode and end of objects' locks; none where the bucket has no object lock.
-    pub locks: Option<Arc<Mutex<BTreeMap<String, (String, String)>>>>,
+    /// Objects' locks; none where the bucket has no object lock.
+    pub locks: Option<Arc<Mutex<Locks>>>,
     pub dialect: Dialect,
     quirk: Quirk,
 }

@@ -141,15 +141,16 @@ fn unescaped(text: &str) -> String {
 
 /// Sends one request as it is and returns the status.
 pub async fn send(endpoint: &str, method: &str, path: &str) -> u16 {
-    send_with(endpoint, method, path, "").await
+    send_with(endpoint, method, path, "", "").await
 }
 
-/// The same with further lines of its head.
-pub async fn send_with(endpoint: &str, method: &str, path: &str, lines: &str) -> u16 {
+/// The same with further lines of its head, and a body.
+pub async fn send_with(endpoint: &str, method: &str, path: &str, lines: &str, body: &str) -> u16 {
     let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
     let mut stream = TcpStream::connect(host).await.unwrap();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n{lines}Connection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n{lines}Connection: close\r\n\r\n{body}",
+        body.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
