@@ -227,14 +227,15 @@ async fn s3_of_others_tells_of_a_bucket_without_object_lock() {
 
 #[tokio::test]
 async fn s3_of_others_that_locks_by_itself_takes_everything() {
-    let Some(settings) = moto("pgkeep-default-lock", true).await else { return };
+    // The server's rule is for buckets that are empty.
+    let bucket = format!("pgkeep-default-lock-{:016x}", rand::random::<u64>());
+    let Some(settings) = moto(&bucket, true).await else { return };
     let rule = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
                 <Mode>GOVERNANCE</Mode><Days>3</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
     let endpoint = settings.s3.endpoint.clone().unwrap();
-    let set = http::send_with(&endpoint, "PUT", "/pgkeep-default-lock?object-lock", "", rule).await;
+    let set = http::send_with(&endpoint, "PUT", &format!("/{bucket}?object-lock"), "", rule).await;
     assert_eq!(set, 200);
-    let place = format!("s3://pgkeep-default-lock/{:016x}", rand::random::<u64>());
-    let storage = open(&Location::parse(&place).unwrap(), &settings).unwrap();
+    let storage = open(&Location::parse(&format!("s3://{bucket}")).unwrap(), &settings).unwrap();
     for object in ["locked/object", "free/object"] {
         storage.create(&name(object), &bytes("x")).await.unwrap();
     }
