@@ -13,7 +13,7 @@ use repository::description::Description;
 use repository::keys::{Slot, SlotKey};
 use repository::secrets::Access;
 use repository::{Repository, RepositoryError, Secret, layout};
-use storage::{Location, Storage};
+use storage::{Location, LockRule, Storage};
 
 use crate::failure::{Class, Failure, Outcome};
 use crate::secret_files::{self, Use};
@@ -33,16 +33,15 @@ pub async fn open(settings: &Settings, wanted: Use) -> Outcome<Arc<Repository>> 
     opened.map(Arc::new).map_err(|error| cannot_open(&location, &error))
 }
 
-/// Opens another repository than the configured one, in which objects are locked for `lock`, or not.
+/// Opens another repository than the configured one, in which objects are locked by `lock`, or not.
 pub async fn open_other(
     settings: &Settings,
     place: &str,
     secret: &Secret,
-    lock: Option<Duration>,
+    lock: Option<LockRule>,
 ) -> Outcome<Arc<Repository>> {
     let parsed = place.parse::<Location>();
     let location = parsed.map_err(|error| Failure::caused(format!("use {place}"), &error))?;
-    let lock = lock.and_then(|span| settings.lock_for(span));
     let (storage, description) =
         describe_at(&location, storage::Settings { lock, ..settings.storage() }).await?;
     let state = settings.state_dir();
