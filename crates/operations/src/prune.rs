@@ -165,7 +165,7 @@ impl Run<'_> {
                 ids.iter().skip(group * MARK_PACKS).take(MARK_PACKS).copied().collect()
             };
             let note = MarkNote::new(&part(&dead), &part(&moved), plan.backups.clone());
-            self.repository.write_mark(Timestamp::now(), &note).await?;
+            self.repository.write_mark(plan.made.unwrap_or_else(Timestamp::now), &note).await?;
         }
         self.report.marked_packs = (dead.len() + moved.len()) as u64;
         self.report.marked_bytes = plan.mark_dead.iter().chain(&plan.mark_moved).map(|pack| pack.bytes).sum();
@@ -189,10 +189,16 @@ impl Run<'_> {
             self.delete_pack(pack.id, pack.bytes, &mut deletes).await?;
             self.repository.storage().remove(&layout::moved(pack.id)).await.map_err(RepositoryError::from)?;
         }
-        // A backup may have been published that names a page which was dead when the others were moved.
-        let wanted = plan.delete_moved.iter().filter(is_ripe).map(|pack| (pack.id, false)).collect();
-        let found = Wanted { moved: wanted, ..Wanted::default() }.walk(self.repository, &roots).await?;
-        for pack in plan.delete_moved.iter().filter(|pack| found.moved.get(&pack.id) == Some(&false)) {
+        // A backup may have been published that names a page which was dead when the others were moved; perhaps by a place that
+        // it had before an earlier move, so all moves are followed.
+        let ripe: Vec<_> = plan.delete_moved.iter().filter(is_ripe).collect();
+        if ripe.is_empty() {
+            return Ok(());
+        }
+        let all = roots.moved.iter().chain(&plan.moved).chain(ripe.iter().map(|pack| &pack.id));
+        let wanted = Wanted { moved: all.map(|id| (*id, false)).collect(), ..Wanted::default() };
+        let found = wanted.walk(self.repository, &roots).await?;
+        for pack in ripe.into_iter().filter(|pack| found.moved.get(&pack.id) == Some(&false)) {
             if self.repository.moved(pack.id).await?.is_some() {
                 self.delete_pack(pack.id, pack.bytes, &mut deletes).await?;
             }
