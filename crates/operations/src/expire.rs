@@ -234,6 +234,7 @@ async fn delete(
 ) -> Result<Report, ExpireError> {
     let fresh = plan(repository, request).await?;
     confirm(planned, &fresh)?;
+    check_gone(repository, planned, &fresh, request).await?;
     let mut report = Report::default();
     let when = repository.storage_clock().await?.unwrap_or(request.host_clock).as_microsecond();
     let note = |why: &str, digest: &[u8]| ExpiredNote {
@@ -244,7 +245,9 @@ async fn delete(
     };
     for line in planned.expired().filter(|line| fresh.expired().any(|still| still.id == line.id)) {
         lease.confirm().await?;
-        repository.note_expired(&request.cluster, &line.id, &note(&line.reason, &line.digest)).await?;
+        if !storage::planted::has("expire.unnoted") {
+            repository.note_expired(&request.cluster, &line.id, &note(&line.reason, &line.digest)).await?;
+        }
         failpoint::reach("expire.noted");
         repository.delete_manifest(&request.cluster, &line.id).await?;
         failpoint::reach("expire.manifest-deleted");
@@ -274,6 +277,22 @@ async fn delete(
         repository.remove_expired_note(&request.cluster, id).await?;
     }
     Ok(report)
+}
+
+/// Refuses to go on if the second look does not show a backup of the plan that is there: it would stay, and its WAL would go.
+async fn check_gone(
+    repository: &Repository,
+    planned: &Plan,
+    fresh: &Plan,
+    request: &ExpireRequest,
+) -> Result<(), ExpireError> {
+    let shown: BTreeSet<&str> = fresh.backups.iter().map(|line| line.id.as_str()).collect();
+    for line in planned.expired().filter(|line| !shown.contains(line.id.as_str())) {
+        if repository.has_backup(&request.cluster, &line.id).await? {
+            return Err(ExpireError::Listing { what: format!("backup {}", line.id) });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to go on if what is there now would not have led to this plan.

@@ -186,7 +186,7 @@ impl Run<'_> {
                 ids.iter().skip(group * MARK_PACKS).take(MARK_PACKS).copied().collect()
             };
             let note = MarkNote::new(&part(&dead), &part(&moved), plan.backups.clone());
-            self.repository.write_mark(Timestamp::now(), &note).await?;
+            self.repository.write_mark(plan.made.unwrap_or_else(Timestamp::now), &note).await?;
         }
         self.report.marked_packs = (dead.len() + moved.len()) as u64;
         self.report.marked_bytes = plan.mark_dead.iter().chain(&plan.mark_moved).map(|pack| pack.bytes).sum();
@@ -213,8 +213,9 @@ impl Run<'_> {
         }
         // A backup may have been published that names a page which was dead when the others were moved. It may name it where it
         // was before an earlier move: so the walk follows all of them.
-        let wanted = roots.moved.iter().map(|id| (*id, false)).collect();
-        let found = Wanted { moved: wanted, ..Wanted::default() }.walk(self.repository, &roots).await?;
+        let all = roots.moved.iter().chain(&plan.moved).chain(ripe.iter().map(|pack| &pack.id));
+        let wanted = Wanted { moved: all.map(|id| (*id, false)).collect(), ..Wanted::default() };
+        let found = wanted.walk(self.repository, &roots).await?;
         let (mut arrival, mut unnamed) = (Arrival::new(self.repository), Vec::new());
         for pack in ripe.into_iter().filter(|pack| found.moved.get(&pack.id) == Some(&false)) {
             // Looking takes its time.

@@ -46,10 +46,14 @@ impl Repository {
     pub async fn backup_ids(&self, cluster: &ClusterName) -> Result<Vec<String>, RepositoryError> {
         let prefix = layout::backups(cluster);
         let entries = self.storage().list(&prefix).await?;
-        Ok(entries
+        let mut ids: Vec<String> = entries
             .iter()
             .filter_map(|entry| entry.name.as_str().strip_prefix(&prefix).map(str::to_owned))
-            .collect())
+            .collect();
+        // A listing may have one twice, which would count as two wherever backups are counted.
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
     }
 
     /// Reads one backup's manifest.

@@ -35,6 +35,9 @@ const SETTLE: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How much older than the newest a step is when it goes. No listing is as old.
 const KEPT: Duration = Duration::from_secs(2 * 24 * 3600);
+/// So many of the newest steps stay however old they are: where they were the only ones, a listing that lacks the newest would
+/// be empty, and somebody would begin anew.
+const KEPT_STEPS: usize = 3;
 /// Steps beyond this many are from a storage that plays games.
 const MOST_STEPS: usize = 10_000;
 
@@ -200,7 +203,8 @@ impl Lease {
         let Ok(steps) = steps(&self.repository, &self.what).await else { return };
         let Some((_, Some(newest))) = steps.last().copied() else { return };
         let is_old = |at: jiff::Timestamp| newest.duration_since(at).unsigned_abs() > KEPT && at < newest;
-        for (number, _) in steps.into_iter().filter(|(_, at)| at.is_some_and(is_old)) {
+        let older = steps.into_iter().rev().skip(KEPT_STEPS);
+        for (number, _) in older.filter(|(_, at)| at.is_some_and(is_old)) {
             if let Err(error) = self.repository.storage().delete(&layout::lease(&self.what, number)).await {
                 tracing::debug!(%error, "an old step of a lease stays");
             }

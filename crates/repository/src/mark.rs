@@ -8,7 +8,6 @@ use crate::content::ContentError;
 use crate::layout::{self, PackId};
 use crate::repository::{Repository, RepositoryError};
 use crate::seal::{Kind, open_stream, seal_stream};
-use crate::secrets::random_bytes;
 
 /// So many packs one mark names at most; prune writes more than one mark if it must.
 pub const MARK_PACKS: usize = 100_000;
@@ -60,7 +59,7 @@ pub struct Mark {
 impl Repository {
     /// Writes a mark; its id begins with `now`, for people.
     pub async fn write_mark(&self, now: Timestamp, note: &MarkNote) -> Result<(), RepositoryError> {
-        let unique = u64::from_le_bytes(random_bytes());
+        let unique = u64::from_le_bytes(storage::chance::bytes());
         let name = layout::mark(&format!("{}-{unique:016x}", now.strftime("%Y%m%dT%H%M%SZ")));
         let object = seal_stream(self.access().writer(), Kind::Mark, &name, &[], &note.encode_to_vec());
         Ok(self.storage().create(&name, &[object]).await?)

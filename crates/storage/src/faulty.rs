@@ -42,7 +42,7 @@ pub enum Fault {
     Omit(usize),
     /// The listing has this one of its entries twice.
     Repeat(usize),
-    /// The listing is the one before, if this prefix was listed before.
+    /// The listing is the one before, if this prefix was listed within the last day.
     Stale,
 }
 

@@ -14,6 +14,10 @@ pub const BUGS: &[(&str, &str)] = &[
     ("list-page.dropped", "the pages of a file list are left out of the manifest"),
     ("wal.swapped", "a WAL file whose name other bytes have counts as stored"),
     ("lease.unchecked", "whoever holds a lease never asks whether it still does"),
+    ("expire.unnoted", "a backup is expired without a note of it"),
+    ("expire.wal-greedy", "WAL goes as if only the newest backup needed some"),
+    ("prune.no-grace", "what is marked goes with the next run, whoever is at work"),
+    ("prune.claims-ignored", "an operation at work holds no mark back"),
 ];
 
 /// Plants a bug in this process, once and for ever.

@@ -30,6 +30,8 @@ pub(super) struct Backup {
     pub(super) fact: Fact,
     pub(super) bytes: u64,
     pub(super) digest: Vec<u8>,
+    /// Whether its manifest can be read.
+    is_readable: bool,
     /// Timeline, start and stop, if its manifest can be read and says something possible.
     pub(super) span: Option<(TimelineId, Lsn, Lsn)>,
 }
@@ -51,6 +53,10 @@ impl Looked {
     /// Noted backups that no manifest follows, and older than all that are there: no chain and no host's memory leads to
     /// them. Manifests that go now still count, for somebody may be reading them.
     pub(super) fn idle_notes(&self) -> Vec<String> {
+        // What is at work may have read any of them, and will follow it; what cannot be read follows nobody knows which.
+        if !self.at_work.is_empty() || self.backups.iter().any(|backup| !backup.is_readable) {
+            return Vec::new();
+        }
         let Some(oldest) = self.backups.iter().map(|backup| &backup.fact.id).min() else { return Vec::new() };
         let idle = |id: &&String| *id < oldest && !self.previous.contains(*id);
         self.expired.backups.iter().filter(idle).cloned().collect()
@@ -88,6 +94,7 @@ pub(super) async fn look(repository: &Repository, request: &ExpireRequest) -> Re
                 standing,
             },
             bytes: manifest.map_or(0, |manifest| manifest.totals().bytes),
+            is_readable: manifest.is_some(),
             digest: one.digest.map(|digest| digest.to_vec()).unwrap_or_default(),
             span: manifest.and_then(span),
         });

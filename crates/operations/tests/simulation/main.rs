@@ -5,9 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 mod backup;
+mod care;
 mod host;
+mod judge;
 mod link;
 mod model;
+mod reader;
 mod world;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -15,6 +18,9 @@ use std::time::{Duration, Instant};
 
 use model::Counts;
 use world::World;
+
+/// Whether what happens is written to standard error.
+static TOLD: AtomicBool = AtomicBool::new(false);
 
 /// One history; what it counted, or what it broke.
 fn history(seed: u64) -> Result<Counts, String> {
@@ -25,9 +31,9 @@ fn history(seed: u64) -> Result<Counts, String> {
 
 /// Runs histories from `first` on until `done` says so, on every processor; panics with the seeds that broke something.
 fn run(first: u64, done: impl Fn(u64) -> bool + Sync) -> (u64, Counts) {
-    if let Ok(bug) = std::env::var("PGKEEP_TEST_BUG") {
-        storage::planted::plant(&bug);
-    }
+    let bug = std::env::var("PGKEEP_TEST_BUG").ok();
+    bug.iter().for_each(|bug| storage::planted::plant(bug));
+    let enough = if bug.is_some() { 1 } else { 5 };
     let (next, stop, total) =
         (AtomicU64::new(first), AtomicBool::new(false), std::sync::Mutex::new(Counts::default()));
     let broken = std::sync::Mutex::new(Vec::new());
@@ -41,7 +47,7 @@ fn run(first: u64, done: impl Fn(u64) -> bool + Sync) -> (u64, Counts) {
                         Ok(Err(why)) => broken.lock().unwrap().push((seed, why)),
                         Err(panic) => broken.lock().unwrap().push((seed, said(&*panic))),
                     }
-                    stop.fetch_or(broken.lock().unwrap().len() >= 5, Relaxed);
+                    stop.fetch_or(broken.lock().unwrap().len() >= enough, Relaxed);
                 }
             });
         }
@@ -67,7 +73,7 @@ fn set(variable: &str, or: u64) -> u64 {
 
 #[test]
 fn c07_nothing_that_was_acknowledged_is_lost_in_any_history() {
-    let (_, counts) = run(0, |count| count >= 300);
+    let (_, counts) = run(set("PGKEEP_LAB_SEED", 0), |count| count >= 310);
     counts.assert_varied();
 }
 
@@ -81,9 +87,13 @@ fn a_seed_repeats_itself() {
 /// A simulation that stays green with one of these proves nothing.
 #[test]
 fn a_planted_bug_turns_it_red() {
-    for bug in ["list-page.dropped", "wal.swapped", "lease.unchecked"] {
+    let stored = ["list-page.dropped", "wal.swapped", "lease.unchecked"];
+    let deleted = ["expire.unnoted", "expire.wal-greedy", "prune.no-grace", "prune.claims-ignored"];
+    for bug in stored.into_iter().chain(deleted) {
         let mut suite = std::process::Command::new(std::env::current_exe().unwrap());
         suite.args(["--exact", "c07_nothing_that_was_acknowledged_is_lost_in_any_history"]);
+        // What prune does too early hurts only a backup that is slow: one of these is.
+        suite.env("PGKEEP_LAB_SEED", if bug.starts_with("prune") { "260" } else { "0" });
         let output = suite.env("PGKEEP_TEST_BUG", bug).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(!output.status.success() && said.contains("seeds broke something"), "{bug}: {said}");
@@ -93,6 +103,7 @@ fn a_planted_bug_turns_it_red() {
 #[test]
 #[ignore = "one history, told: PGKEEP_LAB_SEED"]
 fn one_seed() {
+    TOLD.store(true, Relaxed);
     eprintln!("{:#?}", history(set("PGKEEP_LAB_SEED", 0)).unwrap());
 }
 

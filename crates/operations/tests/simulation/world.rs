@@ -1,5 +1,6 @@
 //! One history: the storage, its weather, the hosts, and the last judgement.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,14 +9,15 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use repository::archive::Identity;
 use repository::description::Description;
 use repository::secrets::{Access, Keyring, RepositoryId};
-use repository::{ClusterName, Repository};
+use repository::{ClusterName, Repository, layout};
 use storage::{Faulty, Memory, ObjectName, Odds, Retry, RetryPolicy, Storage, StorageError};
 use tokio::time::{Instant, sleep};
 
-use crate::backup::Reader;
 use crate::host::Host;
+use crate::judge;
 use crate::link::{Arrival, Link};
 use crate::model::{Counts, Model};
 
@@ -27,10 +29,26 @@ pub struct Store {
     /// Whether it refuses to create what is there.
     create_only: bool,
     epoch: Timestamp,
-    began: Instant,
+    pub began: Instant,
+    /// What some plan listed, or may go without one.
+    planned: Mutex<BTreeSet<ObjectName>>,
+    /// What was to be deleted and no plan listed.
+    pub unplanned: Mutex<Vec<ObjectName>>,
 }
 
 impl Store {
+    /// From now on these may be deleted.
+    pub fn allow(&self, names: impl IntoIterator<Item = ObjectName>) {
+        self.planned.lock().unwrap().extend(names);
+    }
+
+    fn may_go(&self, name: &ObjectName) -> bool {
+        let is_wal_note = layout::parse_expired_wal(name.last_part()).is_some();
+        name.as_str().starts_with(layout::LEASES)
+            || is_wal_note
+            || self.planned.lock().unwrap().contains(name)
+    }
+
     /// The storage at this moment of its own clock.
     pub fn at(&self) -> &Faulty<Arc<Memory>> {
         self.memory.set_clock(self.now());
@@ -44,7 +62,12 @@ impl Store {
 
     /// Creates an object, or deletes it.
     pub async fn write(&self, name: &ObjectName, parts: Option<&[Bytes]>) -> Result<(), StorageError> {
-        let Some(parts) = parts else { return self.at().delete(name).await };
+        let Some(parts) = parts else {
+            if !self.may_go(name) {
+                self.unplanned.lock().unwrap().push(name.clone());
+            }
+            return self.at().delete(name).await;
+        };
         if self.create_only {
             return self.at().create(name, parts).await;
         }
@@ -69,6 +92,8 @@ pub struct World {
     pub store: Arc<Store>,
     pub model: Mutex<Model>,
     pub clusters: Vec<ClusterName>,
+    /// So many good backups make the window.
+    pub keep: u32,
     keyring: Keyring,
     pub description: Description,
     /// Whether reads may come back damaged.
@@ -94,20 +119,34 @@ impl World {
     pub async fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let create_only = random.random_bool(0.75);
+        let clusters = ["main", "other"].map(|name| ClusterName::new(name).unwrap()).to_vec();
+        let keep = random.random_range(1..=2);
         let memory = Arc::new(Memory::new());
         let epoch: Timestamp = "2026-11-01T00:00:00Z".parse().unwrap();
         memory.set_clock(epoch);
         let keyring = Keyring::generate(RepositoryId([7; 16]));
         let description = Description::new(&keyring.writer, epoch, create_only);
         let created = Repository::create(memory.clone(), keyring.clone(), &[], description.clone(), None);
-        drop(created.await.unwrap());
+        let created = created.await.unwrap();
+        let identity = Identity { system_identifier: 7, segment_size: 16 << 20, major: 15 };
+        for cluster in &clusters {
+            created.bind(cluster, &identity).await.unwrap();
+        }
         let odds = weather(&mut random, create_only);
         let faulty = Faulty::by_chance(seed, odds, memory.clone());
-        let store = Store { memory, faulty, create_only, epoch, began: Instant::now() };
-        let clusters = ["main", "other"].map(|name| ClusterName::new(name).unwrap()).to_vec();
+        let (planned, unplanned) = (Mutex::default(), Mutex::default());
+        let store = Store { memory, faulty, create_only, epoch, began: Instant::now(), planned, unplanned };
         let damages = odds.flip + odds.truncate > 0;
         let (store, model) = (Arc::new(store), Mutex::default());
-        Self { store, model, clusters, keyring, description, damages, odds, random }
+        Self { store, model, clusters, keep, keyring, description, damages, odds, random }
+    }
+
+    /// Says what happens, where one history is told.
+    pub fn tell(&self, host: usize, what: impl FnOnce() -> String) {
+        if crate::TOLD.load(std::sync::atomic::Ordering::Relaxed) {
+            let time = self.store.now().strftime("%d. %H:%M:%S%.3f");
+            eprintln!("{time} host {host}: {}", what());
+        }
     }
 
     pub fn create_only(&self) -> bool {
@@ -127,7 +166,7 @@ impl World {
         (Arc::new(self.repository(storage, local, reads)), link)
     }
 
-    fn repository(&self, storage: Arc<dyn Storage>, local: Option<&Path>, reads: bool) -> Repository {
+    pub fn repository(&self, storage: Arc<dyn Storage>, local: Option<&Path>, reads: bool) -> Repository {
         let access = match reads {
             true => Access::Full(self.keyring.clone()),
             false => Access::Write(self.keyring.writer.clone()),
@@ -148,50 +187,12 @@ impl World {
         // What was still on its way arrives, the sun comes out, and everything is looked at.
         sleep(Duration::from_secs(3600)).await;
         self.store.faulty.clear();
-        self.judge().await;
-        let mut model = self.model.into_inner().unwrap();
-        model.counts.minutes = self.store.began.elapsed().as_secs() / 60;
+        self.model.lock().unwrap().counts.minutes = self.store.began.elapsed().as_secs() / 60;
+        judge::everything(&self).await;
+        let model = self.model.into_inner().unwrap();
         match model.broken.first() {
             None => Ok(model.counts),
             Some(_) => Err(format!("{} under {:?}", model.broken.join("; "), self.odds)),
         }
-    }
-
-    async fn judge(&self) {
-        let repository = self.repository(self.store.memory.clone(), None, true);
-        let mut reader = Reader::new(&repository);
-        let mut model = std::mem::take(&mut *self.model.lock().unwrap());
-        let mut broken = Vec::new();
-        for cluster in &self.clusters {
-            let ids = repository.backup_ids(cluster).await.unwrap();
-            for (owner, id) in &model.acknowledged {
-                if owner == cluster && !ids.contains(id) {
-                    broken.push(format!("backup {id} was acknowledged and is gone"));
-                }
-            }
-            for id in ids {
-                let manifest = match repository.manifest(cluster, &id).await {
-                    Ok(manifest) => manifest,
-                    Err(error) => {
-                        broken.push(format!("manifest {id}: {error}"));
-                        continue;
-                    }
-                };
-                match reader.files(&manifest).await {
-                    Ok(files) if files == model.begun[&(cluster.clone(), id.clone())] => {}
-                    Ok(_) => broken.push(format!("backup {id} has other files than were backed up")),
-                    Err(error) => broken.push(format!("backup {id}: {error}")),
-                }
-            }
-        }
-        for ((cluster, segment), content) in &model.wal {
-            match repository.fetch_wal(cluster, &crate::host::segment_name(*segment)).await {
-                Ok((_, found)) if found == *content => {}
-                Ok(_) => broken.push(format!("segment {segment} of {cluster} has other bytes")),
-                Err(error) => broken.push(format!("segment {segment} of {cluster}: {error}")),
-            }
-        }
-        model.broken.extend(broken);
-        *self.model.lock().unwrap() = model;
     }
 }

@@ -43,8 +43,13 @@ async fn old_steps_go_and_a_listing_that_lacks_the_newest_gives_nobody_the_lease
     }
     assert_eq!(steps(&repository, "maintenance").await.unwrap().len(), 3);
     memory.set_clock(noon + KEPT + LEASE_TIME);
-    take(&repository, "three").await.unwrap();
-    assert_eq!(steps(&repository, "maintenance").await.unwrap().len(), 1);
+    let mut third = take(&repository, "three").await.unwrap();
+    assert_eq!(steps(&repository, "maintenance").await.unwrap().len(), KEPT_STEPS);
+    for fault in [Fault::Omit(KEPT_STEPS - 1), Fault::Truncate(1)] {
+        faulty.add(Rule { calls: Calls::Of(Call::List), skip: 0, hit: 1, fault: fault.clone() });
+        assert!(matches!(take(&repository, "four").await, Err(LeaseError::Held { .. })), "{fault:?}");
+        third.confirm().await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

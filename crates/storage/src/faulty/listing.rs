@@ -11,11 +11,14 @@ use super::{Fault, Faulty, locked};
 use crate::error::Action;
 use crate::{Children, Storage, StorageError};
 
+/// No storage shows what was so long ago; what keeps a repository in order relies on twice as long.
+const STALE_MOST: Duration = Duration::from_secs(24 * 3600);
+
 /// What listings show later, and what they showed before.
 #[derive(Debug, Default)]
 pub(super) struct Listings {
     hidden: Mutex<Vec<(String, Instant)>>,
-    earlier: Mutex<HashMap<String, Children>>,
+    earlier: Mutex<HashMap<String, (Children, Instant)>>,
 }
 
 impl Listings {
@@ -32,11 +35,13 @@ impl Listings {
         listing
     }
 
-    /// Remembers a listing; the one before it, or the same if there was none.
+    /// Remembers a listing; the one before it, or the same if there was none for long.
     fn exchange(&self, action: &Action, listing: &Children) -> Children {
         // Both ways to list have the same words for an action.
         let key = format!("{:?} {}", action.call, action.subject);
-        locked(&self.earlier).insert(key, listing.clone()).unwrap_or_else(|| listing.clone())
+        let earlier = locked(&self.earlier).insert(key, (listing.clone(), Instant::now()));
+        let earlier = earlier.filter(|(_, at)| at.elapsed() <= STALE_MOST);
+        earlier.map_or_else(|| listing.clone(), |(earlier, _)| earlier)
     }
 }
 
