@@ -24,7 +24,7 @@ use storage::{ObjectName, StorageError};
 
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
-use plan::{Marked, marked};
+use plan::{Marked, MarkedPacks};
 pub use plan::{Plan, PlannedPack, RepackedPack, plan};
 use repack::Mover;
 use roots::Roots;
@@ -181,16 +181,18 @@ impl Run<'_> {
         }
         let now = self.repository.storage_clock().await?;
         let roots = Roots::read(self.repository, &plan.marks, now).await?.add_moved(self.repository).await?;
-        let marked = marked(&plan.marks, &roots, grace, now);
-        let is_ripe = |pack: &&PlannedPack| marked.get(&pack.id) == Some(&Marked::Ripe);
+        let marked = MarkedPacks::of(&plan.marks, &roots, grace, now);
         let mut deletes = 0;
-        let still_dead = plan.delete_dead.iter().filter(is_ripe).filter(|pack| !roots.live.contains(pack.id));
-        for pack in still_dead {
+        let is_dead = |pack: &&PlannedPack| {
+            marked.dead.get(&pack.id) == Some(&Marked::Ripe) && !roots.live.contains(pack.id)
+        };
+        for pack in plan.delete_dead.iter().filter(is_dead) {
             self.delete_pack(pack.id, pack.bytes, &mut deletes).await?;
             self.repository.storage().remove(&layout::moved(pack.id)).await.map_err(RepositoryError::from)?;
         }
         // A backup may have been published that names a page which was dead when the others were moved; perhaps by a place that
         // it had before an earlier move, so all moves are followed.
+        let is_ripe = |pack: &&PlannedPack| marked.moved.get(&pack.id) == Some(&Marked::Ripe);
         let ripe: Vec<_> = plan.delete_moved.iter().filter(is_ripe).collect();
         if ripe.is_empty() {
             return Ok(());
