@@ -1,7 +1,9 @@
 //! A repository as a large cluster would have it after 100 days, without the cluster: for `bench/check`; and one with content, of
-//! which verifying is compared with plain reading and hashing: for `bench/verify`.
+//! which verifying is compared with plain reading and hashing: for `bench/verify`; and one with as many packs as one likes, of
+//! which pruning takes memory: for `bench/prune`.
 //!
-//! `synthetic metadata FOLDER` or `synthetic content FOLDER MIB`; the figures go to standard output as JSON.
+//! `synthetic metadata FOLDER`, `synthetic content FOLDER MIB` or `synthetic packs FOLDER COUNT`; the figures go to standard
+//! output as JSON.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read as _, Write as _};
@@ -42,6 +44,7 @@ async fn main() -> Made {
     let repository = new_repository(&folder).await?;
     match arguments[1].as_str() {
         "metadata" => metadata(&folder.join("repository"), &repository).await,
+        "packs" => packs(&folder.join("repository"), &repository, arguments[3].parse()?).await,
         _ => content(&folder.join("repository"), &repository, arguments[3].parse()?).await,
     }
 }
@@ -130,6 +133,30 @@ async fn metadata(root: &Path, repository: &Repository) -> Made {
     }
     let pages = list.pages.len();
     writeln!(std::io::stdout(), "{{\"backups\": {BACKUPS}, \"list_pages\": {pages}, \"packs\": {PACKS}}}")?;
+    Ok(())
+}
+
+/// Ten backups that name a tenth of `count` packs each; those have names and sizes, and nothing in them.
+async fn packs(root: &Path, repository: &Repository, count: usize) -> Made {
+    let cluster = ClusterName::new("main")?;
+    let list = FileListWriter::new(repository.access().writer(), repository.local(), 1, &[]).finish()?;
+    for first in 0..=u8::MAX {
+        std::fs::create_dir_all(root.join(layout::packs_of(first)))?;
+    }
+    for number in 0..10 {
+        let mut refs = Vec::new();
+        for _ in 0..count / 10 {
+            let id = PackId::random();
+            std::fs::File::create(root.join(layout::pack(id).as_str()))?.set_len(PACK_BYTES)?;
+            let mut named = PackRef::new(id, PACK_BYTES, 40_000);
+            // All of it is in use: nothing is to be moved.
+            named.live = 3 * PACK_BYTES;
+            refs.push(named);
+        }
+        let predecessor = repository.predecessor(&cluster).await?;
+        repository.publish(&cluster, manifest(number, &list, refs), predecessor.as_ref()).await?;
+    }
+    writeln!(std::io::stdout(), "{{\"packs\": {count}}}")?;
     Ok(())
 }
 

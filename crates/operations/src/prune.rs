@@ -27,7 +27,7 @@ use storage::{ObjectName, StorageError};
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 use arrival::Arrival;
-use plan::{Marked, marked};
+use plan::{Marked, MarkedPacks};
 pub use plan::{Plan, PlannedPack, RepackedPack, plan};
 use repack::Mover;
 use roots::Roots;
@@ -202,11 +202,13 @@ impl Run<'_> {
         }
         let now = self.repository.storage_clock().await?;
         let roots = Roots::read(self.repository, &plan.marks, now).await?.add_moved(self.repository).await?;
-        let marked = marked(&plan.marks, &roots, grace, now);
-        let is_ripe = |pack: &&PlannedPack| marked.get(&pack.id) == Some(&Marked::Ripe);
-        let still_dead = plan.delete_dead.iter().filter(is_ripe).filter(|pack| !roots.live.contains(pack.id));
-        let still_dead: Vec<PlannedPack> = still_dead.cloned().collect();
+        let marked = MarkedPacks::of(&plan.marks, &roots, grace, now);
+        let is_dead = |pack: &&PlannedPack| {
+            marked.dead.get(&pack.id) == Some(&Marked::Ripe) && !roots.live.contains(pack.id)
+        };
+        let still_dead: Vec<PlannedPack> = plan.delete_dead.iter().filter(is_dead).cloned().collect();
         self.delete_packs(&still_dead, true, now).await?;
+        let is_ripe = |pack: &&PlannedPack| marked.moved.get(&pack.id) == Some(&Marked::Ripe);
         let ripe: Vec<&PlannedPack> = plan.delete_moved.iter().filter(is_ripe).collect();
         if ripe.is_empty() {
             return Ok(());

@@ -127,29 +127,46 @@ pub(super) enum Marked {
     Ripe,
 }
 
-/// The packs that were marked. One that several marks name is ripe when one of them is.
-pub(super) fn marked(
-    marks: &[Mark],
-    roots: &Roots,
-    grace: SignedDuration,
-    now: Option<Timestamp>,
-) -> HashMap<PackId, Marked> {
-    let mut marked = HashMap::new();
-    for mark in marks {
-        let state = state(mark, roots, grace, now);
-        for id in mark.note.dead().chain(mark.note.moved()) {
-            let known = marked.entry(id).or_insert(state);
-            if state == Marked::Ripe {
-                *known = state;
-            }
+/// The packs that were marked, by what for: one that was moved and is dead since needs a mark of its own, because what is at
+/// work may have read where it went. One that several marks name is ripe when one of them is.
+#[derive(Default)]
+pub(super) struct MarkedPacks {
+    pub(super) dead: HashMap<PackId, Marked>,
+    pub(super) moved: HashMap<PackId, Marked>,
+}
+
+impl MarkedPacks {
+    pub(super) fn of(
+        marks: &[Mark],
+        roots: &Roots,
+        grace: SignedDuration,
+        now: Option<Timestamp>,
+    ) -> MarkedPacks {
+        let mut marked = MarkedPacks::default();
+        for mark in marks.iter().filter(|mark| !is_void(mark, roots)) {
+            let state = state(mark, roots, grace, now);
+            let add = |packs: &mut HashMap<PackId, Marked>, id| {
+                let known = packs.entry(id).or_insert(state);
+                if state == Marked::Ripe {
+                    *known = state;
+                }
+            };
+            mark.note.dead().for_each(|id| add(&mut marked.dead, id));
+            mark.note.moved().for_each(|id| add(&mut marked.moved, id));
         }
+        marked
     }
-    marked
+}
+
+/// Whether something that was dead is named again. When that goes, what is at work may have read it, long after the mark: all
+/// of it is marked anew.
+fn is_void(mark: &Mark, roots: &Roots) -> bool {
+    mark.note.dead().any(|id| roots.live.contains(id))
 }
 
 struct Look<'l> {
     roots: &'l Roots,
-    marked: HashMap<PackId, Marked>,
+    marked: MarkedPacks,
     moved: HashSet<PackId>,
     /// Packs younger than this may be of an operation at work.
     at_work_since: Option<Timestamp>,
@@ -165,7 +182,7 @@ impl<'l> Look<'l> {
         let next = next.filter(|ripe| now.is_some_and(|now| *ripe > now)).min();
         Self {
             roots,
-            marked: marked(marks, roots, grace, now),
+            marked: MarkedPacks::of(marks, roots, grace, now),
             moved: roots.moved.iter().copied().collect(),
             at_work_since: oldest.and_then(|claim| claim.made),
             candidates: BinaryHeap::new(),
@@ -212,9 +229,9 @@ impl<'l> Look<'l> {
     }
 
     fn pack(&mut self, pack: PlannedPack, stored: Option<Timestamp>) {
-        let (plan, marked) = (&mut self.plan, self.marked.get(&pack.id).copied());
+        let plan = &mut self.plan;
         match (self.roots.live.named(pack.id), self.moved.contains(&pack.id)) {
-            (None, _) => match marked {
+            (None, _) => match self.marked.dead.get(&pack.id) {
                 Some(Marked::Ripe) => plan.delete_dead.push(pack),
                 Some(Marked::Waits) => plan.waiting.push(pack),
                 None if stored.is_some() && self.at_work_since.is_some_and(|since| stored >= Some(since)) => {
@@ -222,7 +239,7 @@ impl<'l> Look<'l> {
                 }
                 None => plan.mark_dead.push(pack),
             },
-            (Some(_), true) => match marked {
+            (Some(_), true) => match self.marked.moved.get(&pack.id) {
                 Some(Marked::Ripe) => plan.delete_moved.push(pack),
                 Some(Marked::Waits) => plan.waiting.push(pack),
                 None => plan.mark_moved.push(pack),
@@ -316,11 +333,10 @@ impl<'l> Look<'l> {
         let plan = &self.plan;
         let lists = [&plan.delete_dead, &plan.delete_moved, &plan.waiting, &plan.locked];
         let pending: HashSet<PackId> = lists.into_iter().flatten().map(|pack| pack.id).collect();
-        let is_told = |mark: &&Mark| {
-            let mut all = mark.note.dead().chain(mark.note.moved());
-            all.all(|id| !pending.contains(&id)) || mark.note.dead().any(|id| roots.live.contains(id))
-        };
-        self.plan.ended.extend(marks.iter().filter(is_told).map(|mark| mark.name.clone()));
+        let is_told =
+            |mark: &&Mark| mark.note.dead().chain(mark.note.moved()).all(|id| !pending.contains(&id));
+        let is_over = |mark: &&Mark| is_void(mark, roots) || is_told(mark);
+        self.plan.ended.extend(marks.iter().filter(is_over).map(|mark| mark.name.clone()));
         self.plan.marks = marks;
         self.plan
     }
@@ -352,6 +368,11 @@ fn state(mark: &Mark, roots: &Roots, grace: SignedDuration, now: Option<Timestam
     let holds = |claimed: Option<Timestamp>| {
         claimed.is_none_or(|claimed| claimed.duration_since(made) <= CLAIM_SLACK)
     };
-    let is_held = roots.at_work.iter().any(|claim| holds(claim.made));
+    // A backup that came after the mark, named again what was dead, and was expired since: whatever is at work may have read it.
+    let came_and_went = |(backup, noted): &(String, Option<Timestamp>)| {
+        noted.is_none_or(|noted| noted >= made) && !mark.note.backups.contains(backup)
+    };
+    let is_held = roots.at_work.iter().any(|claim| holds(claim.made))
+        || !roots.at_work.is_empty() && roots.expired.iter().any(came_and_went);
     if old_enough && !is_held { Marked::Ripe } else { Marked::Waits }
 }

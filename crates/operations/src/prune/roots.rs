@@ -36,6 +36,8 @@ pub(crate) struct Roots {
     pub(crate) at_work: Vec<Claim>,
     /// Claims that tell nothing any more.
     pub(crate) ended_claims: Vec<ObjectName>,
+    /// Backups that are noted as expired, as `cluster/id`, with the times of the notes by the storage's clock.
+    pub(crate) expired: Vec<(String, Option<Timestamp>)>,
     /// Packs whose named pages were moved.
     pub(crate) moved: Vec<PackId>,
     pub(crate) live: LiveSet,
@@ -53,6 +55,7 @@ impl Roots {
             partials: Vec::new(),
             at_work: Vec::new(),
             ended_claims: Vec::new(),
+            expired: Vec::new(),
             moved: Vec::new(),
             live: LiveSet::default(),
         };
@@ -129,6 +132,14 @@ impl Roots {
             }
         }
         self.partials(repository, cluster, newest.as_deref(), now).await?;
+        // After the manifests: a note is written before its manifest goes.
+        let prefix = layout::expired_notes(cluster);
+        for note in repository.storage().list(&prefix).await.map_err(RepositoryError::from)? {
+            let id = &note.name.as_str()[prefix.len()..];
+            if layout::parse_expired_wal(id).is_none() {
+                self.expired.push((format!("{cluster}/{id}"), note.modified));
+            }
+        }
         self.backups.insert(cluster.clone(), backups);
         Ok(())
     }
