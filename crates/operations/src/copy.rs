@@ -10,7 +10,7 @@ mod backup;
 mod error;
 mod places;
 mod plan;
-mod reader;
+pub(crate) mod reader;
 mod share;
 mod wal;
 mod writer;

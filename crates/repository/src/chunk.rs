@@ -54,6 +54,7 @@ pub struct Digester {
     page_key: [u8; 32],
     chunk_key: [u8; 32],
     content_key: [u8; 32],
+    row_key: [u8; 32],
 }
 
 impl Digester {
@@ -64,6 +65,7 @@ impl Digester {
             page_key: *writer.derive(Purpose::PageDigest),
             chunk_key: *writer.derive(Purpose::ChunkDigest),
             content_key: *writer.derive(Purpose::ContentDigest),
+            row_key: *writer.derive(Purpose::RowDigest),
         }
     }
 
@@ -93,6 +95,11 @@ impl Digester {
     /// Digest of a whole content that is not made of pages: a WAL segment, a stored manifest, a list page.
     pub fn content(&self, content: &[u8]) -> [u8; 32] {
         *blake3::keyed_hash(&self.content_key, content).as_bytes()
+    }
+
+    /// Digest of one row of a logical backup: of what it says, and where a piece ends.
+    pub fn row(&self, row: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.row_key, row).as_bytes()
     }
 
     /// Digests a whole content that comes in pieces, as [`Digester::content`] does.

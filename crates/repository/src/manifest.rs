@@ -8,6 +8,7 @@ use prost::Message;
 
 use crate::content::{ContentError, Extent};
 use crate::layout::PackId;
+use crate::logical::LogicalRecord;
 
 /// Whether a backup stands on what earlier ones stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, prost::Enumeration)]
@@ -89,6 +90,9 @@ pub struct Manifest {
     /// Configuration that lies outside the data directory, as on Debian.
     #[prost(message, repeated, tag = "22")]
     pub config_files: Vec<ConfigFile>,
+    /// Of a logical backup: which databases are in it. Absent for a physical one.
+    #[prost(message, optional, tag = "23")]
+    pub logical: Option<LogicalRecord>,
 }
 
 /// A configuration file outside the data directory.
@@ -298,6 +302,11 @@ impl Manifest {
     /// The server's record; an empty one for a manifest that lacks it.
     pub fn server(&self) -> ServerRecord {
         self.server.clone().unwrap_or_default()
+    }
+
+    /// Whether it is of rows and definitions, and stands in no WAL.
+    pub fn is_logical(&self) -> bool {
+        self.logical.is_some()
     }
 
     /// The backup's place in WAL and time.

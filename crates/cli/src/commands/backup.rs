@@ -1,5 +1,7 @@
 //! `pgkeep backup`: take one now.
 
+mod logical;
+
 use clap::Args;
 use operations::backup::{BackupReport, BackupRequest, ChangedBy, Tuning, backup_tuned};
 use operations::catalogue::BackupSummary;
@@ -24,8 +26,9 @@ pub struct BackupArguments {
     /// Let the server spread its checkpoint over minutes instead of hurrying
     #[arg(long)]
     spread_checkpoint: bool,
-    /// How to read the files: auto, local (the data directory is here), sql
-    /// (through the server); logical is not built yet [default: auto]
+    /// What to store: auto, local (files, the data directory is here), sql
+    /// (files, through the server), logical (rows and definitions, with
+    /// pg_dump) [default: auto]
     #[arg(long, value_name = "MODE")]
     mode: Option<Mode>,
     /// How to find what changed since the last backup: content (read files that
@@ -37,6 +40,8 @@ pub struct BackupArguments {
     /// What to call it
     #[arg(long, default_value = "", hide_default_value = true)]
     label: String,
+    #[command(flatten)]
+    logical: logical::LogicalArguments,
 }
 
 /// Takes a backup. The exit code is that of damaged data if the server has damaged pages, although the backup is made.
@@ -44,9 +49,15 @@ pub async fn run(session: &Session, arguments: &BackupArguments) -> Outcome<u8> 
     let settings = &session.settings;
     let repository = opening::open(settings, Use::Read).await?;
     let connection = opening::connect(settings).await?;
+    let mode = arguments.mode.unwrap_or_else(|| settings.mode());
+    let (mode, connection) = logical::decide(&repository, &settings.cluster, mode, connection).await?;
+    if mode == Mode::Logical {
+        return logical::run(session, arguments, repository, connection).await;
+    }
+    arguments.logical.refuse()?;
     let request = BackupRequest {
         cluster: settings.cluster.clone(),
-        mode: arguments.mode.unwrap_or_else(|| settings.mode()),
+        mode,
         label: arguments.label.clone(),
         full: arguments.full,
         reread: arguments.reread,

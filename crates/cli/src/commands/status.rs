@@ -46,7 +46,8 @@ pub async fn run(session: &Session) -> Outcome<u8> {
     let settings = &session.settings;
     let repository = opening::open(settings, Use::Read).await?;
     let status = catalogue::status(&repository, &settings.cluster, Timestamp::now()).await?;
-    let archiver = archiver(settings).await;
+    // What a server does with its WAL is nothing to rows that are stored by SQL.
+    let archiver = if status.moments.is_empty() { archiver(settings).await } else { None };
     let shown = Shown {
         repository: settings.location()?.to_string(),
         repository_id: repository.id(),
@@ -56,7 +57,8 @@ pub async fn run(session: &Session) -> Outcome<u8> {
     session.output.show(&shown, || text(&repository, &shown))?;
     let lost = status.problems.iter().any(|problem| problem.severity == Severity::Loss);
     let failing = archiver.as_ref().is_some_and(|archiver| archiver.failing);
-    Ok(match (lost, status.ranges.is_empty(), failing) {
+    let is_empty = status.ranges.is_empty() && status.moments.is_empty();
+    Ok(match (lost, is_empty, failing) {
         (true, _, _) => Class::Damaged as u8,
         (false, true, _) => Class::NotFound as u8,
         (false, false, true) => Class::TryAgain as u8,
@@ -73,14 +75,23 @@ fn text(repository: &Repository, shown: &Shown<'_>) -> String {
     for range in &status.ranges {
         lines.push(("Restorable", range_text(range)));
     }
-    if status.ranges.is_empty() {
+    if let (Some(first), Some(last)) = (status.moments.first(), status.moments.last()) {
+        let text = match status.moments.len() {
+            1 => exact_moment(*last),
+            count => format!("{count} moments, from {} to {}", moment(*first), moment(*last)),
+        };
+        lines.push(("Restorable", text));
+    } else if status.ranges.is_empty() {
         lines.push(("Restorable", "nothing".to_owned()));
     }
     if let (Some(newest), Some(age)) = (status.newest_moment, status.newest_moment_age_s) {
         lines.push(("Newest moment", format!("{}, {} ago", exact_moment(newest), span(age))));
     }
     lines.push(("Backups", backups_text(status)));
-    lines.push(("WAL", format!("{} segments, {}", status.segments, bytes(status.wal_bytes))));
+    let is_logical = !status.moments.is_empty() && status.segments == 0;
+    if !is_logical {
+        lines.push(("WAL", format!("{} segments, {}", status.segments, bytes(status.wal_bytes))));
+    }
     if let Some(archiver) = shown.archiver {
         lines.push(("Archiver", archiver.text()));
     }

@@ -24,6 +24,8 @@ pub struct Status {
     pub newest_backup: Option<BackupSummary>,
     /// Stretches of time and WAL within which every moment can be restored, oldest first.
     pub ranges: Vec<Range>,
+    /// Single moments that can be restored: those of logical backups, oldest first.
+    pub moments: Vec<Timestamp>,
     /// The newest commit that can be restored.
     pub newest_moment: Option<Timestamp>,
     /// Seconds from the newest restorable commit to now.
@@ -110,7 +112,7 @@ pub async fn status(
     }
     let state = ArchiveState::read(repository, cluster).await?;
     let (mut ranges, mut damaged, mut readable) = (Vec::new(), Vec::new(), Vec::new());
-    let mut newest_start = 0;
+    let (mut newest_start, mut moments) = (0, Vec::new());
     for backup in listed {
         let manifest = match backup.manifest {
             Ok(manifest) => manifest,
@@ -122,6 +124,11 @@ pub async fn status(
                 continue;
             }
         };
+        if manifest.is_logical() {
+            moments.extend(Timestamp::from_microsecond(manifest.span().stop_us));
+            readable.push(BackupSummary::of(&manifest));
+            continue;
+        }
         match window(repository, cluster, &state, &manifest, TargetTimeline::Latest).await {
             Ok(window) => join(&mut ranges, &mut problems, &manifest.id, &window, &expired),
             Err(error @ ReachableError::Repository(_)) => return Err(error.into()),
@@ -150,7 +157,7 @@ pub async fn status(
     }
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     problems.dedup();
-    Ok(assemble(cluster, now, &state, ranges, readable, damaged, problems))
+    Ok(assemble(cluster, now, &state, (ranges, moments), readable, damaged, problems))
 }
 
 /// Adds what a backup reaches to the last range if it is the same stretch of WAL, or as a range of its own.
@@ -201,12 +208,12 @@ fn assemble(
     cluster: &ClusterName,
     now: Timestamp,
     state: &ArchiveState,
-    ranges: Vec<Range>,
+    (ranges, moments): (Vec<Range>, Vec<Timestamp>),
     mut readable: Vec<BackupSummary>,
     damaged: Vec<DamagedBackup>,
     problems: Vec<Problem>,
 ) -> Status {
-    let newest_moment = ranges.iter().filter_map(|range| range.to.time).max();
+    let newest_moment = ranges.iter().filter_map(|range| range.to.time).chain(moments.iter().copied()).max();
     let segments = || state.inventory.segments.values();
     Status {
         cluster: cluster.to_string(),
@@ -216,6 +223,7 @@ fn assemble(
         newest_moment_age_s: newest_moment.map(|moment| (now - moment).get_seconds().max(0)),
         newest_moment,
         ranges,
+        moments,
         segments: segments().map(|timeline| timeline.len() as u64).sum(),
         wal_bytes: segments()
             .flat_map(|timeline| timeline.values())
