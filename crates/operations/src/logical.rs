@@ -12,6 +12,7 @@ mod error;
 mod known;
 mod plan;
 mod reader;
+pub mod restore;
 mod rows;
 mod selection;
 

@@ -155,6 +155,9 @@ fn logical_class(error: &LogicalError) -> Option<Class> {
         LogicalError::Archive(below) => archive_class(below),
         LogicalError::Codec(_) => Some(Class::Bug),
         LogicalError::Restless { .. } | LogicalError::Overtaken => Some(Class::TryAgain),
+        LogicalError::NotEmpty { .. } => Some(Class::Conflict),
+        LogicalError::Choice { .. } => Some(Class::WrongRequest),
+        LogicalError::NotWhole { .. } => Some(Class::Damaged),
         _ => None,
     }
 }
@@ -181,6 +184,7 @@ fn restore_class(error: &RestoreError) -> Option<Class> {
         RestoreError::Tablespace { .. }
         | RestoreError::UnknownTablespace { .. }
         | RestoreError::UnknownOwner { .. }
+        | RestoreError::Logical { .. }
         | RestoreError::UnknownMajor { .. } => Class::WrongRequest,
         RestoreError::NoSpace { .. } => Class::TryAgain,
         RestoreError::Reachable(below) => return reachable_class(below),

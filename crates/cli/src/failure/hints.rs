@@ -43,6 +43,11 @@ fn logical_hint(error: &LogicalError) -> Option<String> {
             "grant the role SELECT on them (and BYPASSRLS against row security), or leave them out on purpose: --exclude-table"
                 .to_owned()
         }
+        LogicalError::NotEmpty { .. } => {
+            "--swap restores into a new database and exchanges the names when it is whole; --clean drops what the backup has, in \
+             one transaction"
+                .to_owned()
+        }
         LogicalError::Restless { .. } => "something creates, drops or truncates tables all the time; try again".to_owned(),
         _ => return None,
     })

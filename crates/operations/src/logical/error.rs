@@ -71,6 +71,20 @@ pub enum LogicalError {
         /// What is wrong with it.
         what: String,
     },
+    /// The target has something in it.
+    #[error("database {database} has {relations} tables, views and sequences")]
+    NotEmpty {
+        /// The target.
+        database: String,
+        /// How many.
+        relations: u64,
+    },
+    /// What was asked for does not fit what is there.
+    #[error("{what}")]
+    Choice {
+        /// Why not.
+        what: String,
+    },
     /// The claim by which prune knew of this backup is gone.
     #[error("the backup took longer than {} days, and what it stored may be gone", CLAIM_TIME.as_secs() / 86_400)]
     Overtaken,

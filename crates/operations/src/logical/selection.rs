@@ -61,7 +61,7 @@ impl Selection {
     }
 }
 
-fn matches_table(pattern: &str, schema: &str, name: &str) -> bool {
+pub(crate) fn matches_table(pattern: &str, schema: &str, name: &str) -> bool {
     match pattern.split_once('.') {
         Some((in_schema, table)) => matches(in_schema, schema) && matches(table, name),
         None => matches(pattern, name),
