@@ -40,7 +40,7 @@ pub struct DatabaseRecord {
     /// Its owner.
     #[prost(string, tag = "2")]
     pub owner: String,
-    /// Its encoding, in which rows and definitions are stored: `UTF8`.
+    /// Its encoding, in which rows are stored: `UTF8`. Definitions are in UTF-8 but for `SQL_ASCII`.
     #[prost(string, tag = "3")]
     pub encoding: String,
     /// `lc_collate`.
@@ -89,6 +89,9 @@ pub struct TableRecord {
     /// Which rows are stored, in SQL; empty for all.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub condition: String,
+    /// Whether it is an extension's: then its definition is that of the extension.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_extension: bool,
     /// How many rows.
     pub rows: u64,
     /// Their bytes.

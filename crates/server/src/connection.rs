@@ -73,9 +73,10 @@ impl Connection {
         Ok(self.query(sql, params)?.affected())
     }
 
-    /// Runs several statements separated by semicolons, in one transaction unless they say otherwise.
-    pub fn run_script(&self, sql: &str) -> Result<(), ServerError> {
-        let sql = c_string(sql)?;
+    /// Runs several statements separated by semicolons, in one transaction unless they say otherwise; text, or bytes in the
+    /// session's encoding.
+    pub fn run_script(&self, sql: impl AsRef<[u8]>) -> Result<(), ServerError> {
+        let sql = CString::new(sql.as_ref()).map_err(|_| ServerError::NulByte)?;
         self.lock().script(&sql)
     }
 

@@ -66,8 +66,7 @@ impl Snapshot {
 
     fn prepare(&self, connection: &Connection) -> Result<(), ServerError> {
         connection.remove_timeouts()?;
-        let encoding = ("client_encoding", self.encoding.as_str());
-        for (name, value) in SETTINGS.into_iter().chain([encoding]) {
+        for (name, value) in SETTINGS {
             connection.execute("SELECT pg_catalog.set_config($1, $2, false)", &[name, value])?;
         }
         Ok(())
@@ -96,7 +95,7 @@ impl Snapshot {
         &self.id
     }
 
-    /// The encoding of the database, in which rows are stored.
+    /// The encoding of the database, in which rows are stored: `COPY` is told so. Names and statements stay in UTF-8.
     pub fn encoding(&self) -> &str {
         &self.encoding
     }

@@ -30,6 +30,8 @@ pub struct Table {
     pub has_ranges: bool,
     /// Whether it survives no crash.
     pub unlogged: bool,
+    /// Whether an extension makes it, and declares rows of it to be configuration.
+    pub of_extension: bool,
 }
 
 /// A sequence.
@@ -161,21 +163,34 @@ pub fn lock(connection: &Connection, tables: &[Table]) -> Result<bool, ServerErr
         let locked =
             connection.run_script(&format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", names.join(", ONLY ")));
         match locked {
-            // 42P01: dropped since; 3F000: its schema was; 42809: something else has its name.
-            Err(error) if ["42P01", "3F000", "42809"].iter().any(|code| error.has_sqlstate(code)) => {
-                return Ok(false);
-            }
+            Err(error) if CHANGED.iter().any(|code| error.has_sqlstate(code)) => return Ok(false),
+            other => other?,
+        }
+        // A statement goes by the columns of now, whatever the snapshot shows.
+        let looks: Vec<String> = batch.iter().map(look).collect();
+        match connection.run_script(looks.concat()) {
+            Err(error) if CHANGED.iter().any(|code| error.has_sqlstate(code)) => return Ok(false),
             other => other?,
         }
     }
     // The catalogue's row is that of the snapshot, the function's answer that of now.
+    let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
     let changed = connection.query_one(
-        "SELECT count(*) FROM pg_catalog.pg_class WHERE relkind = 'r' AND relfilenode <> 0 \
-         AND oid >= 16384 AND relpersistence <> 't' \
+        "SELECT count(*) FROM pg_catalog.pg_class WHERE relfilenode <> 0 AND oid = ANY ($1::pg_catalog.oid[]) \
          AND relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(oid)",
-        &[],
+        &[&format!("{{{}}}", oids.join(","))],
     )?;
     Ok(changed.first()?.parse::<u64>(0)? == 0)
+}
+
+/// What the server says where a table is not what the snapshot shows: 42P01: it was dropped since; 3F000: its schema was; 42809:
+/// something else has its name; 42703: it lacks a column.
+const CHANGED: [&str; 4] = ["42P01", "3F000", "42809", "42703"];
+
+/// A statement that reads the table's columns, and no row.
+fn look(table: &Table) -> String {
+    let columns: Vec<String> = table.columns.iter().map(|column| quoted(column)).collect();
+    format!("SELECT {} FROM ONLY {} LIMIT 0;", columns.join(", "), qualified(&table.schema, &table.name))
 }
 
 /// One statement's worth; a server has some ten thousand locks for each statement's transaction at the least.

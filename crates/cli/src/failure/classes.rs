@@ -155,7 +155,7 @@ fn logical_class(error: &LogicalError) -> Option<Class> {
         LogicalError::Archive(below) => archive_class(below),
         LogicalError::Codec(_) => Some(Class::Bug),
         LogicalError::Restless { .. } | LogicalError::Overtaken => Some(Class::TryAgain),
-        LogicalError::NotEmpty { .. } => Some(Class::Conflict),
+        LogicalError::NotEmpty { .. } | LogicalError::Filled { .. } => Some(Class::Conflict),
         LogicalError::Choice { .. } => Some(Class::WrongRequest),
         LogicalError::NotWhole { .. } => Some(Class::Damaged),
         _ => None,

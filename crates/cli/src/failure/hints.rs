@@ -48,6 +48,7 @@ fn logical_hint(error: &LogicalError) -> Option<String> {
              one transaction"
                 .to_owned()
         }
+        LogicalError::Filled { .. } => "--clean empties the tables before, in one transaction".to_owned(),
         LogicalError::Restless { .. } => "something creates, drops or truncates tables all the time; try again".to_owned(),
         _ => return None,
     })

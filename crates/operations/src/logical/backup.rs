@@ -223,8 +223,9 @@ impl Taking<'_> {
             let list = super::FileReader::new(self.repository)
                 .read_all(&list.ok_or_else(|| missing(&tables))?)
                 .await?;
-            let oids: HashSet<u32> =
-                super::reader::table_records(&list)?.iter().map(|table| table.oid).collect();
+            let records = super::reader::table_records(&list)?;
+            let own = records.iter().filter(|table| !table.of_extension);
+            let oids: HashSet<u32> = own.map(|table| table.oid).collect();
             check::definitions(self.repository, &entry, &self.restore, oids).await?;
         }
         Ok(())

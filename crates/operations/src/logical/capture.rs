@@ -10,12 +10,12 @@ use repository::logical::{self, DatabaseRecord, OtherRecord, TableRecord};
 use server::connection::{Connection, ConnectionSettings};
 use server::programs::Program;
 use server::snapshot::Snapshot;
-use server::tables::{self, Contents, DatabaseFacts, Table, qualified, quoted};
+use server::tables::{self, Contents, DatabaseFacts, Table, literal, qualified, quoted};
 
 use super::LogicalRequest;
 use super::content::{Shared, Sink};
 use super::error::LogicalError;
-use super::rows::{RowSum, each_row};
+use super::rows::{RowSum, bare_condition, each_row};
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 use dump::Dump;
@@ -117,6 +117,7 @@ fn record(table: &Table, (sum, files): &(RowSum, u32)) -> TableRecord {
         name: table.name.clone(),
         columns: table.columns.clone(),
         condition: table.condition.clone(),
+        of_extension: table.of_extension,
         rows: sum.rows,
         bytes: sum.bytes,
         files: *files,
@@ -257,13 +258,14 @@ impl Reading<'_> {
         };
         let path = logical::rows(self.database, &table.schema, &table.name, task.range);
         let mut file = sink.file(path)?;
-        let copied = connection.copy_out(&copy_statement(table, task), &mut |bytes| {
-            if stop.load(Ordering::Acquire) {
-                return Err(LogicalError::Stopped);
-            }
-            self.monitor.event(Event::Advanced { bytes: bytes.len() as u64 });
-            each_row(bytes, &mut |row| file.row(row))
-        });
+        let copied =
+            connection.copy_out(&copy_statement(table, task, self.snapshot.encoding()), &mut |bytes| {
+                if stop.load(Ordering::Acquire) {
+                    return Err(LogicalError::Stopped);
+                }
+                self.monitor.event(Event::Advanced { bytes: bytes.len() as u64 });
+                each_row(bytes, &mut |row| file.row(row))
+            });
         match copied {
             Err(LogicalError::Server(error)) => Err(LogicalError::relation("read the rows of", name)(error)),
             Err(error) => Err(error),
@@ -272,8 +274,9 @@ impl Reading<'_> {
     }
 }
 
-/// The statement that gives the rows of a task, one message for each.
-fn copy_statement(table: &Table, task: &Task) -> String {
+/// The statement that gives the rows of a task, one message for each, as bytes of the database's own encoding.
+fn copy_statement(table: &Table, task: &Task, encoding: &str) -> String {
+    let to = format!("TO STDOUT WITH (ENCODING {})", literal(encoding));
     let name = qualified(&table.schema, &table.name);
     let columns: Vec<String> = table.columns.iter().map(|column| quoted(column)).collect();
     let columns = columns.join(", ");
@@ -285,14 +288,11 @@ fn copy_statement(table: &Table, task: &Task) -> String {
         conditions.push(format!("ctid < '({to},0)'::pg_catalog.tid"));
     }
     if !table.condition.is_empty() {
-        let condition = table.condition.trim_start();
-        let bare =
-            condition.strip_prefix("WHERE").or_else(|| condition.strip_prefix("where")).unwrap_or(condition);
-        conditions.push(format!("({bare})"));
+        conditions.push(format!("({})", bare_condition(&table.condition)));
     }
     if conditions.is_empty() {
         let list = if columns.is_empty() { String::new() } else { format!(" ({columns})") };
-        return format!("COPY {name}{list} TO STDOUT");
+        return format!("COPY {name}{list} {to}");
     }
-    format!("COPY (SELECT {columns} FROM ONLY {name} WHERE {}) TO STDOUT", conditions.join(" AND "))
+    format!("COPY (SELECT {columns} FROM ONLY {name} WHERE {}) {to}", conditions.join(" AND "))
 }

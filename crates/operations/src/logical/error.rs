@@ -79,6 +79,12 @@ pub enum LogicalError {
         /// How many.
         relations: u64,
     },
+    /// Rows would be added to rows.
+    #[error("there are rows already in {}", .what.join(", "))]
+    Filled {
+        /// The tables.
+        what: Vec<String>,
+    },
     /// What was asked for does not fit what is there.
     #[error("{what}")]
     Choice {

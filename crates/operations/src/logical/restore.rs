@@ -4,6 +4,7 @@
 //! Three ways to a database that has something in it: refuse; clean, which is one transaction, so that a failure leaves what was
 //! there; swap, which makes a new database beside it and exchanges the names when the new one is whole.
 
+mod clean;
 mod definitions;
 mod plan;
 mod rows;
@@ -129,10 +130,14 @@ impl Restoring<'_> {
         let request = &self.plan.request;
         if !request.rows_only {
             self.monitor.event(Event::Phase("make tables"));
+            self.schemas(&Connection::connect(target)?)?;
             self.definitions.run(Section::PreData, target, 1)?;
         }
         let mut report = RestoreReport::default();
         if !request.definitions_only {
+            if request.rows_only {
+                rows::refuse_filled(self.plan, &Connection::connect(target)?)?;
+            }
             self.monitor.event(Event::Phase("copy rows"));
             rows::copy_all(self.plan, target, self.monitor, &mut report)?;
             if self.plan.database.large_objects > 0 && request.schemas.is_empty() {
@@ -151,57 +156,10 @@ impl Restoring<'_> {
         Ok(report)
     }
 
-    /// Everything in one transaction, what is there dropped before.
-    fn clean(&self) -> Result<RestoreReport, LogicalError> {
-        let connection = Connection::connect(&self.plan.request.target)?;
-        connection.remove_timeouts()?;
-        let mut report = RestoreReport::default();
-        let outcome = self.clean_within(&connection, &mut report);
-        if outcome.is_err() {
-            // The transaction goes with the session anyway.
-            let _ = connection.run_script("ROLLBACK");
-        }
-        outcome.map(|()| report)
-    }
-
-    fn clean_within(&self, connection: &Connection, report: &mut RestoreReport) -> Result<(), LogicalError> {
-        let request = &self.plan.request;
-        connection.run_script("BEGIN")?;
-        if !request.rows_only {
-            self.monitor.event(Event::Phase("drop what is there"));
-            self.run_script(connection, &self.definitions.drops()?, "drop what is there")?;
-            self.monitor.event(Event::Phase("make tables"));
-            self.run_script(connection, &self.definitions.script(Section::PreData)?, "make tables")?;
-        }
-        if !request.definitions_only {
-            self.monitor.event(Event::Phase("copy rows"));
-            if request.rows_only {
-                rows::empty(self.plan, connection)?;
-            }
-            rows::copy_within(self.plan, connection, self.monitor, report)?;
-            if self.plan.database.large_objects > 0 && request.schemas.is_empty() && !request.rows_only {
-                self.monitor.event(Event::Phase("large objects"));
-                self.definitions.large_objects(&mut |statement| {
-                    self.run_script(connection, statement, "make large objects")
-                })?;
-            }
-        }
-        self.sequences(connection)?;
-        if !request.rows_only {
-            self.monitor.event(Event::Phase("make indexes and constraints"));
-            let script = self.definitions.script(Section::PostData)?;
-            self.run_script(connection, &script, "make indexes and constraints")?;
-        }
-        self.views(connection, report)?;
-        report.database = connection.database();
-        connection.run_script("COMMIT")?;
-        Ok(())
-    }
-
     fn run_script(
         &self,
         connection: &Connection,
-        script: &str,
+        script: impl AsRef<[u8]>,
         what: &'static str,
     ) -> Result<(), LogicalError> {
         let named = self.plan.database.name.clone();
@@ -212,14 +170,46 @@ impl Restoring<'_> {
         })
     }
 
+    /// Makes the chosen schemas, which are in no section that has their content.
+    fn schemas(&self, connection: &Connection) -> Result<(), LogicalError> {
+        let wanted = &self.plan.request.schemas;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let script = self.definitions.text(Section::PreData)?;
+        let script = tables::blocks(&script);
+        for schema in wanted {
+            let sql = "SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname = $1";
+            let is_there = connection.query_one(sql, &[schema])?.first()?.parse::<u64>(0)? > 0;
+            let block =
+                script.iter().find(|block| block.kind == "SCHEMA" && block.name == tables::headed(schema));
+            match block {
+                _ if is_there => {}
+                Some(block) => self.run_script(connection, block.sql, "make the schema")?,
+                None => {
+                    return Err(LogicalError::Choice { what: format!("the backup has no schema {schema}") });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Gives each sequence its state.
     fn sequences(&self, connection: &Connection) -> Result<(), LogicalError> {
         if self.plan.request.definitions_only {
             return Ok(());
         }
+        self.set_sequences(connection, &|schema, _| self.plan.wants_schema(schema))
+    }
+
+    fn set_sequences(
+        &self,
+        connection: &Connection,
+        is_wanted: &dyn Fn(&str, &str) -> bool,
+    ) -> Result<(), LogicalError> {
         for other in &self.others {
             let OtherRecord::Sequence { schema, name, last_value, is_called } = other else { continue };
-            if !self.plan.wants_schema(schema) {
+            if !is_wanted(schema, name) {
                 continue;
             }
             let named = qualified(schema, name);

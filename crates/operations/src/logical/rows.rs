@@ -44,6 +44,15 @@ pub(crate) fn ends_piece(digest: &[u8; 32], row: usize, length: usize) -> bool {
     length >= MIN_PIECE && drawn < chance
 }
 
+/// The condition of an extension's table, which the catalogue has with its `WHERE`, without it.
+pub(crate) fn bare_condition(condition: &str) -> &str {
+    let condition = condition.trim();
+    match condition.get(..5) {
+        Some(word) if word.eq_ignore_ascii_case("where") => condition[5..].trim_start(),
+        _ => condition,
+    }
+}
+
 /// Splits what came into its rows, each with the newline that ends it; the last may have none.
 pub(crate) fn each_row<E>(bytes: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
     bytes.split_inclusive(|byte| *byte == b'\n').try_for_each(visit)

@@ -23,7 +23,8 @@ SELECT c.oid, n.nspname, c.relname, c.relkind,
   CASE WHEN c.relkind = 'r' THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END,
   CASE WHEN c.relkind = 'r' THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END,
   coalesce(config.condition, ''),
-  c.relispopulated
+  c.relispopulated,
+  d.objid IS NOT NULL
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
@@ -93,6 +94,7 @@ fn table(relation: Named, row: &Row<'_>, has_ranges: bool) -> Result<Table, Serv
         bytes: row.parse(9)?,
         has_ranges: has_ranges && row.boolean(7)?,
         unlogged: row.boolean(6)?,
+        of_extension: row.boolean(12)?,
     })
 }
 

@@ -67,6 +67,7 @@ mod tests {
             bytes: pages * 8192,
             has_ranges,
             unlogged: false,
+            of_extension: false,
         }
     }
 

@@ -47,10 +47,10 @@ impl RestorePlan {
 /// Finds the backup, looks at the target, and refuses what cannot be done. Nothing is changed.
 pub async fn plan(repository: Arc<Repository>, request: RestoreRequest) -> Result<RestorePlan, LogicalError> {
     let manifest = chosen(&repository, &request).await?;
-    let (settings, how) = (request.target.clone(), request.how);
+    let (settings, how, schemas) = (request.target.clone(), request.how, request.schemas.clone());
     let target = tokio::task::spawn_blocking(move || {
         let connection = Connection::connect(&settings)?;
-        TargetFacts::read(&connection, how)
+        TargetFacts::read(&connection, how, &schemas)
     });
     let target = target.await.expect("looking does not panic")?;
     let database = database_of(&manifest, &request, &target)?.clone();

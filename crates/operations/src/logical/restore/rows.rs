@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use repository::logical::{self, TableRecord};
 use server::connection::{Connection, ConnectionSettings};
-use server::tables::{qualified, quoted};
+use server::tables::{literal, qualified, quoted};
 use tokio::runtime::Handle;
 
 use super::{RestorePlan, RestoreReport};
 use crate::logical::LogicalError;
 use crate::logical::reader::FileReader;
-use crate::logical::rows::{RowSum, each_row};
+use crate::logical::rows::{RowSum, bare_condition, each_row};
 use crate::monitor::{Event, Monitor};
 
 /// Bytes that are sent at once.
@@ -22,7 +22,6 @@ const SEND: usize = 128 << 10;
 fn prepare(plan: &RestorePlan, connection: &Connection) -> Result<(), LogicalError> {
     connection.remove_timeouts()?;
     let settings = [
-        ("client_encoding", plan.database.encoding.as_str()),
         ("search_path", ""),
         ("datestyle", "ISO"),
         ("intervalstyle", "postgres"),
@@ -36,12 +35,46 @@ fn prepare(plan: &RestorePlan, connection: &Connection) -> Result<(), LogicalErr
         connection.run_script(&format!("SET ROLE {}", quoted(role)))?;
     }
     if plan.request.rows_only {
-        // Triggers and foreign keys are there already, and not for rows that passed them before. Not every role may.
-        if let Err(error) = connection.run_script("SET session_replication_role = replica") {
-            tracing::warn!(%error, "triggers and foreign keys are checked for each row");
+        // Triggers and foreign keys are there already, and not for rows that passed them before. Not every role may; and a
+        // statement that fails would end the transaction.
+        if may_skip_triggers(connection)? {
+            connection.run_script("SET session_replication_role = replica")?;
+        } else {
+            tracing::warn!("triggers and foreign keys are checked for each row");
         }
     }
     Ok(())
+}
+
+fn may_skip_triggers(connection: &Connection) -> Result<bool, LogicalError> {
+    // Before 15 nothing but being a superuser gave it.
+    let granted = match connection.server_version_num() {
+        150_000.. => "pg_catalog.has_parameter_privilege('session_replication_role', 'SET')",
+        _ => "false",
+    };
+    let sql = format!("SELECT rolsuper OR {granted} FROM pg_catalog.pg_roles WHERE rolname = current_user");
+    Ok(connection.query_one(&sql, &[])?.first()?.boolean(0)?)
+}
+
+/// Tables that are looked at by one statement.
+const LOOKED_AT_ONCE: usize = 200;
+
+/// Refuses to add rows to those that are there: the same ones would be there twice.
+pub(super) fn refuse_filled(plan: &RestorePlan, connection: &Connection) -> Result<(), LogicalError> {
+    let mut filled = Vec::new();
+    for batch in plan.tables.chunks(LOOKED_AT_ONCE) {
+        let named: Vec<String> = batch.iter().map(|table| qualified(&table.schema, &table.name)).collect();
+        let one = |name: &String| format!("SELECT {} WHERE EXISTS (SELECT FROM ONLY {name})", literal(name));
+        let all: Vec<String> = named.iter().map(one).collect();
+        let failed = LogicalError::relation("look at tables of", plan.target.database.clone());
+        for row in connection.query(&all.join(" UNION ALL "), &[]).map_err(failed)?.iter() {
+            filled.push(row.required(0)?.to_owned());
+        }
+    }
+    if filled.is_empty() {
+        return Ok(());
+    }
+    Err(LogicalError::Filled { what: filled })
 }
 
 /// Copies every table's rows, several files at once.
@@ -130,7 +163,14 @@ pub(super) fn copy_table(
 
 /// Empties the tables whose rows come back, all at once for the sake of foreign keys between them.
 pub(super) fn empty(plan: &RestorePlan, connection: &Connection) -> Result<(), LogicalError> {
-    let names: Vec<String> = plan.tables.iter().map(|table| qualified(&table.schema, &table.name)).collect();
+    // Of an extension's table only some rows come back, and the others stay.
+    let (whole, parts): (Vec<_>, Vec<_>) = plan.tables.iter().partition(|table| table.condition.is_empty());
+    for table in parts {
+        let name = qualified(&table.schema, &table.name);
+        let sql = format!("DELETE FROM ONLY {name} WHERE {}", bare_condition(&table.condition));
+        connection.run_script(&sql).map_err(LogicalError::relation("empty", name))?;
+    }
+    let names: Vec<String> = whole.iter().map(|table| qualified(&table.schema, &table.name)).collect();
     if names.is_empty() {
         return Ok(());
     }
@@ -151,7 +191,9 @@ fn copy_file(
     let columns: Vec<String> = table.columns.iter().map(|column| quoted(column)).collect();
     let list = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
     let failed = |source| LogicalError::relation("bring back the rows of", into)(source);
-    connection.begin_copy_in(&format!("COPY {into}{list} FROM STDIN")).map_err(failed)?;
+    // Names are in UTF-8, and rows in the encoding in which they were written.
+    let from = format!("FROM STDIN WITH (ENCODING {})", literal(&plan.database.encoding));
+    connection.begin_copy_in(&format!("COPY {into}{list} {from}")).map_err(failed)?;
     let digester = plan.repository.digester();
     let (mut sum, mut rest, mut sending) = (RowSum::default(), Vec::new(), Vec::with_capacity(2 * SEND));
     let read = handle.block_on(reader.read(&entry, |bytes| {

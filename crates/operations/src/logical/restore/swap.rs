@@ -1,5 +1,6 @@
 //! Restoring into a new database beside the target, and exchanging the names when it is whole.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,9 +14,10 @@ use crate::monitor::Event;
 
 /// Bytes of a name: `NAMEDATALEN`, less the zero at its end.
 const NAME_BYTES: usize = 63;
-/// Sessions that come back between their end and the renaming are ended so often, with such a pause.
-const RENAME_TRIES: u32 = 50;
+/// The renaming waits some five seconds for sessions to go; it is tried so often, with such a pause.
+const RENAME_TRIES: u32 = 5;
 const RENAME_PAUSE: Duration = Duration::from_millis(200);
+const ENDING_PAUSE: Duration = Duration::from_millis(50);
 /// Settings whose value is a list that the catalogue keeps quoted. Source: `variable_is_guc_list_quote`, `dumputils.c`.
 const QUOTED_LISTS: [&str; 6] = [
     "local_preload_libraries",
@@ -53,7 +55,7 @@ impl Restoring<'_> {
         };
         failpoint::reach("logical.swap-restored");
         self.monitor.event(Event::Phase("exchange the names"));
-        exchange(&maintenance, &target.database, &fresh, &old)?;
+        exchange(&maintenance, &self.maintenance()?, &target.database, &fresh, &old)?;
         failpoint::reach("logical.swapped");
         report.database = target.database.clone();
         report.kept_as = Some(old.clone());
@@ -98,6 +100,13 @@ impl Restoring<'_> {
             "b" => sql.push_str(&format!(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {locale}")),
             _ => {}
         }
+        let place = maintenance.query_one(
+            "SELECT s.spcname, d.datconnlimit FROM pg_catalog.pg_database d \
+             JOIN pg_catalog.pg_tablespace s ON s.oid = d.dattablespace WHERE d.datname = $1",
+            &[&self.plan.target.database],
+        )?;
+        let (tablespace, limit) = (place.first()?.required(0)?, place.first()?.required(1)?);
+        sql.push_str(&format!(" TABLESPACE {} CONNECTION LIMIT {limit}", quoted(tablespace)));
         maintenance.execute(&sql, &[]).map_err(LogicalError::relation("create database", name))?;
         let owner = maintenance.query_one(
             "SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database WHERE datname = $1",
@@ -144,6 +153,13 @@ impl Restoring<'_> {
         if has_acl.first()?.boolean(0)? {
             self.try_setting(maintenance, &format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC"));
         }
+        let comment = maintenance.query_one(
+            "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database WHERE datname = $1",
+            &[old],
+        )?;
+        if let Some(comment) = comment.first()?.text(0)? {
+            self.try_setting(maintenance, &format!("COMMENT ON DATABASE {name} IS {}", literal(comment)));
+        }
         for row in rights.iter() {
             let option = if row.boolean(2)? { " WITH GRANT OPTION" } else { "" };
             let (right, to) = (row.required(0)?, row.required(1)?);
@@ -170,17 +186,39 @@ fn beside(database: &str, what: &str, stamp: &str) -> String {
 }
 
 /// Gives the new database the old one's name, in one transaction: there is no moment without a database of that name.
-fn exchange(maintenance: &Connection, target: &str, fresh: &str, old: &str) -> Result<(), LogicalError> {
+///
+/// Sessions are ended by a session of their own as long as the renaming waits: it locks the database against new sessions first, and
+/// those that came in between have some five seconds to go. Source: `RenameDatabase`, `CountOtherDBBackends`.
+fn exchange(
+    maintenance: &Connection,
+    ending: &Connection,
+    target: &str,
+    fresh: &str,
+    old: &str,
+) -> Result<(), LogicalError> {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                // Some may belong to a role whose sessions ours must not end; then the renaming says who is left.
+                let _ = ending.query(
+                    "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
+                     WHERE datname IN ($1, $2) AND pid <> pg_catalog.pg_backend_pid()",
+                    &[target, fresh],
+                );
+                std::thread::sleep(ENDING_PAUSE);
+            }
+        });
+        let renamed = rename(maintenance, target, fresh, old);
+        done.store(true, Ordering::Release);
+        renamed
+    })
+}
+
+fn rename(maintenance: &Connection, target: &str, fresh: &str, old: &str) -> Result<(), LogicalError> {
     let rename = |from: &str, to: &str| format!("ALTER DATABASE {} RENAME TO {}", quoted(from), quoted(to));
     let script = format!("BEGIN; {}; {}; COMMIT", rename(target, old), rename(fresh, target));
     for tried in 1.. {
-        for name in [target, fresh] {
-            maintenance.query(
-                "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
-                 WHERE datname = $1 AND pid <> pg_catalog.pg_backend_pid()",
-                &[name],
-            )?;
-        }
         match maintenance.run_script(&script) {
             // 55006: somebody came back, or has not gone yet.
             Err(error) if error.has_sqlstate("55006") && tried < RENAME_TRIES => {
@@ -188,8 +226,12 @@ fn exchange(maintenance: &Connection, target: &str, fresh: &str, old: &str) -> R
                 std::thread::sleep(RENAME_PAUSE);
             }
             Err(source) => {
-                let relation = target.to_owned();
-                return Err(LogicalError::Relation { action: "exchange the names of", relation, source });
+                let relation = format!("{target} and {fresh}, which is whole");
+                return Err(LogicalError::Relation {
+                    action: "exchange the names of databases",
+                    relation,
+                    source,
+                });
             }
             Ok(()) => return Ok(()),
         }

@@ -11,11 +11,11 @@ use crate::monitor::Event;
 
 /// A definition out of a script: its headline, and its SQL.
 #[derive(Debug, PartialEq, Eq)]
-struct Block<'s> {
-    name: &'s str,
-    kind: &'s str,
+pub(super) struct Block<'s> {
+    pub(super) name: &'s str,
+    pub(super) kind: &'s str,
     schema: &'s str,
-    sql: &'s str,
+    pub(super) sql: &'s str,
 }
 
 impl Restoring<'_> {
@@ -39,8 +39,8 @@ impl Restoring<'_> {
 
     fn tables_within(&self, connection: &Connection, report: &mut RestoreReport) -> Result<(), LogicalError> {
         let request = &self.plan.request;
-        let before = self.definitions.script(Section::PreData)?;
-        let after = self.definitions.script(Section::PostData)?;
+        let before = self.definitions.text(Section::PreData)?;
+        let after = self.definitions.text(Section::PostData)?;
         let (before, after) = (blocks(&before), blocks(&after));
         for table in &self.plan.tables {
             let own = qualified(&table.schema, &table.name);
@@ -68,7 +68,13 @@ impl Restoring<'_> {
                 rows::copy_table(self.plan, table, &into, connection, self.monitor, report)?;
             }
             if !request.rows_only && request.rename.is_none() {
+                if !request.definitions_only {
+                    self.set_sequences(connection, &|schema, name| {
+                        schema == table.schema && self.is_owned(&before, &headed(name), table)
+                    })?;
+                }
                 self.complete(connection, table, &after, report)?;
+                self.attach(connection, table, &before, report)?;
             }
         }
         Ok(())
@@ -83,7 +89,10 @@ impl Restoring<'_> {
         into: &str,
         before: &[Block<'_>],
     ) -> Result<(), LogicalError> {
-        let is_its = |block: &&Block<'_>| block.schema == table.schema && block.name == table.name;
+        let (schema, name) = (headed(&table.schema), headed(&table.name));
+        let is_its = |block: &&Block<'_>| {
+            block.schema == schema && block.name == name && has_name(block.sql, table, "TABLE ", "")
+        };
         let made = before.iter().filter(is_its).find(|block| block.kind == "TABLE");
         let made =
             made.ok_or_else(|| LogicalError::NotWhole { what: format!("it has no definition of {own}") })?;
@@ -93,11 +102,11 @@ impl Restoring<'_> {
         if own != into {
             return Ok(());
         }
-        let prefix = format!("{} ", table.name);
-        for block in before.iter().filter(|block| block.schema == table.schema) {
+        let prefix = format!("{name} ");
+        for block in before.iter().filter(|block| block.schema == schema) {
             let mine = match block.kind {
-                "DEFAULT" => block.name.starts_with(&prefix),
-                "COMMENT" => comments(block.name, &table.name),
+                "DEFAULT" => block.name.starts_with(&prefix) && has_name(block.sql, table, " ", " ALTER"),
+                "COMMENT" | "ACL" => is_about(block.name, &name),
                 "SEQUENCE" => self.is_owned(before, block.name, table),
                 "SEQUENCE OWNED BY" => self.is_owned(before, block.name, table),
                 _ => false,
@@ -110,12 +119,48 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    /// Whether a sequence belongs to a column of the table.
+    /// Whether a sequence belongs to a column of the table: to a serial one, or as that of an identity.
     fn is_owned(&self, before: &[Block<'_>], sequence: &str, table: &TableRecord) -> bool {
-        let owned = before.iter().find(|block| block.kind == "SEQUENCE OWNED BY" && block.name == sequence);
-        owned.is_some_and(|block| {
-            block.schema == table.schema && has_name(block.sql, table, " OWNED BY ", ".")
+        let mut its =
+            before.iter().filter(|block| block.name == sequence && block.schema == headed(&table.schema));
+        its.any(|block| match block.kind {
+            "SEQUENCE OWNED BY" => has_name(block.sql, table, " OWNED BY ", "."),
+            "SEQUENCE" => has_name(block.sql, table, "ALTER TABLE ", " ALTER COLUMN "),
+            _ => false,
         })
+    }
+
+    /// Makes the table a partition again, if it was one and the whole table is there.
+    fn attach(
+        &self,
+        connection: &Connection,
+        table: &TableRecord,
+        before: &[Block<'_>],
+        report: &mut RestoreReport,
+    ) -> Result<(), LogicalError> {
+        let is_its = |block: &&Block<'_>| {
+            block.kind == "TABLE ATTACH" && has_name(block.sql, table, " ATTACH PARTITION ", " ")
+        };
+        match before.iter().find(is_its) {
+            Some(block) => self.try_block(connection, block, "partition", report),
+            None => Ok(()),
+        }
+    }
+
+    /// What depends on more than the table, and is told if it does not hold any more.
+    fn try_block(
+        &self,
+        connection: &Connection,
+        block: &Block<'_>,
+        what: &str,
+        report: &mut RestoreReport,
+    ) -> Result<(), LogicalError> {
+        connection.run_script("SAVEPOINT pgkeep")?;
+        if let Err(error) = connection.run_script(block.sql) {
+            connection.run_script("ROLLBACK TO SAVEPOINT pgkeep")?;
+            report.warnings.push(format!("{what} {} was not made: {error}", block.name));
+        }
+        Ok(())
     }
 
     /// Makes the table's indexes, constraints and triggers. A foreign key that does not hold any more is told, not insisted on.
@@ -127,9 +172,10 @@ impl Restoring<'_> {
         report: &mut RestoreReport,
     ) -> Result<(), LogicalError> {
         self.monitor.event(Event::Phase("make indexes and constraints"));
-        let prefix = format!("{} ", table.name);
-        for block in after.iter().filter(|block| block.schema == table.schema) {
-            let is_named = block.name.starts_with(&prefix) || block.name == table.name;
+        let name = headed(&table.name);
+        let prefix = format!("{name} ");
+        for block in after.iter().filter(|block| block.schema == headed(&table.schema)) {
+            let is_named = block.name.starts_with(&prefix) || block.name == name;
             let mine = match block.kind {
                 "INDEX" => {
                     has_name(block.sql, table, " ON ", " ") || has_name(block.sql, table, " ON ONLY ", " ")
@@ -146,11 +192,7 @@ impl Restoring<'_> {
                 self.run_script(connection, block.sql, "make what belongs to the table")?;
                 continue;
             }
-            connection.run_script("SAVEPOINT pgkeep")?;
-            if let Err(error) = connection.run_script(block.sql) {
-                connection.run_script("ROLLBACK TO SAVEPOINT pgkeep")?;
-                report.warnings.push(format!("foreign key {} was not made: {error}", block.name));
-            }
+            self.try_block(connection, block, "foreign key", report)?;
         }
         Ok(())
     }
@@ -168,8 +210,13 @@ fn exists(connection: &Connection, name: &str) -> Result<bool, LogicalError> {
     Ok(connection.query_one(&sql, &[])?.first()?.boolean(0)?)
 }
 
-/// `TABLE name` or `COLUMN name.column`, as comments are headed.
-fn comments(headline: &str, table: &str) -> bool {
+/// A name as a headline has it: on one line. Source: `sanitize_line`, `dumputils.c`.
+pub(super) fn headed(name: &str) -> String {
+    name.replace(['\n', '\r'], " ")
+}
+
+/// `TABLE name` or `COLUMN name.column`, as comments and rights are headed.
+fn is_about(headline: &str, table: &str) -> bool {
     let column = headline.strip_prefix("COLUMN ").and_then(|rest| rest.strip_prefix(table));
     headline.strip_prefix("TABLE ") == Some(table) || column.is_some_and(|rest| rest.starts_with('.'))
 }
@@ -219,7 +266,7 @@ fn statement_end(sql: &str) -> usize {
 }
 
 /// The definitions of a script.
-fn blocks(script: &str) -> Vec<Block<'_>> {
+pub(super) fn blocks(script: &str) -> Vec<Block<'_>> {
     script.split("\n--\n-- Name: ").skip(1).filter_map(block).collect()
 }
 
@@ -247,6 +294,7 @@ mod tests {
             name: "t".into(),
             columns: Vec::new(),
             condition: String::new(),
+            of_extension: false,
             rows: 0,
             bytes: 0,
             files: 0,

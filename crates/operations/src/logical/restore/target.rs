@@ -21,7 +21,7 @@ pub struct TargetFacts {
     pub major: pg::Major,
     /// The database's encoding.
     pub encoding: String,
-    /// Tables, views and sequences in it that belong to no extension.
+    /// Tables, views and sequences in it, or in the chosen schemas, that belong to no extension.
     pub relations: u64,
     /// Rows in its tables, as its statistics estimate them.
     pub rows: u64,
@@ -35,19 +35,20 @@ SELECT count(*), coalesce(sum(greatest(c.reltuples, 0)) FILTER (WHERE c.relkind 
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't'
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND ($1 = '' OR n.nspname = ANY (pg_catalog.string_to_array($1, pg_catalog.chr(1))))
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
     WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
 
 impl TargetFacts {
     /// Looks, and refuses a server that cannot be written to.
-    pub(super) fn read(connection: &Connection, how: How) -> Result<Self, LogicalError> {
+    pub(super) fn read(connection: &Connection, how: How, schemas: &[String]) -> Result<Self, LogicalError> {
         let standby = connection.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[])?;
         if standby.first()?.boolean(0)? {
             return Err(LogicalError::Choice {
                 what: "the target is a standby, which only reads".to_owned(),
             });
         }
-        let rows = connection.query_one(RELATIONS, &[])?;
+        let rows = connection.query_one(RELATIONS, &[&schemas.join("\u{1}")])?;
         let row = rows.first()?;
         let facts = DatabaseFacts::read(connection)?;
         if how == How::Swap {
