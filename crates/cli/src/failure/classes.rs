@@ -227,7 +227,7 @@ fn copy_class(error: &CopyError) -> Option<Class> {
         CopyError::SameRepository => Some(Class::WrongRequest),
         CopyError::NoCluster { .. } => Some(Class::NotFound),
         CopyError::Conflict { .. } => Some(Class::Conflict),
-        CopyError::WalMissing { .. } => Some(Class::Damaged),
+        CopyError::WalMissing { .. } | CopyError::LeftBehind { .. } => Some(Class::Damaged),
         CopyError::Overtaken => Some(Class::TryAgain),
         CopyError::Codec(_) => Some(Class::Bug),
         CopyError::Catalogue(below) => catalogue_class(below),
