@@ -154,7 +154,9 @@ fn logical_class(error: &LogicalError) -> Option<Class> {
         LogicalError::Repository(below) => repository_class(below),
         LogicalError::Archive(below) => archive_class(below),
         LogicalError::Codec(_) => Some(Class::Bug),
-        LogicalError::Restless { .. } | LogicalError::Overtaken => Some(Class::TryAgain),
+        LogicalError::Restless { .. } | LogicalError::Locked { .. } | LogicalError::Overtaken => {
+            Some(Class::TryAgain)
+        }
         LogicalError::NotEmpty { .. } | LogicalError::Filled { .. } => Some(Class::Conflict),
         LogicalError::Choice { .. } => Some(Class::WrongRequest),
         LogicalError::NotWhole { .. } => Some(Class::Damaged),

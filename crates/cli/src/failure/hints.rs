@@ -49,6 +49,11 @@ fn logical_hint(error: &LogicalError) -> Option<String> {
                 .to_owned()
         }
         LogicalError::Filled { .. } => "--clean empties the tables before, in one transaction".to_owned(),
+        LogicalError::Locked { .. } => {
+            "see who holds it: SELECT * FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted; or wait longer: \
+             logical.lock_timeout"
+                .to_owned()
+        }
         LogicalError::Restless { .. } => "something creates, drops or truncates tables all the time; try again".to_owned(),
         _ => return None,
     })

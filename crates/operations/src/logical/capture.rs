@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use repository::logical::{self, DatabaseRecord, OtherRecord, TableRecord};
-use server::connection::{Connection, ConnectionSettings};
+use server::connection::{Connection, ConnectionSettings, ServerError};
 use server::programs::Program;
 use server::snapshot::Snapshot;
 use server::tables::{self, Contents, DatabaseFacts, Table, literal, qualified, quoted};
@@ -66,6 +66,8 @@ pub(crate) fn database(
     let dump = Dump::start(dump, &snapshot, &request.selection.dump_arguments())?;
     let sums = Reading { snapshot: &snapshot, contents: &contents, shared, monitor, database: &facts.name }
         .run(request.workers, dump)?;
+    // The locks were its: had it ended before, a table could have been emptied while others were read.
+    snapshot.connection().query_one("SELECT pg_catalog.pg_backend_pid()", &[])?;
     let records: Vec<TableRecord> =
         contents.tables.iter().zip(&sums).map(|(table, sum)| record(table, sum)).collect();
     store_lists(shared, &facts.name, &records, &contents)?;
@@ -101,9 +103,14 @@ fn hold(snapshot: &mut Snapshot, request: &LogicalRequest) -> Result<(Contents, 
         if tried > 0 {
             snapshot.retake()?;
         }
-        let mut contents = Contents::read(snapshot.connection())?;
+        let locked = |error: ServerError| match error {
+            // 55P03: the wait was longer than `lock_timeout`.
+            error if error.has_sqlstate("55P03") => LogicalError::Locked { waited: request.lock_timeout },
+            error => error.into(),
+        };
+        let mut contents = Contents::read(snapshot.connection()).map_err(locked)?;
         let left_out = request.selection.apply(&mut contents);
-        if tables::lock(snapshot.connection(), &contents.tables)? {
+        if tables::lock(snapshot.connection(), &contents.tables).map_err(locked)? {
             return Ok((contents, left_out));
         }
     }

@@ -292,3 +292,6 @@ impl<'f, 's> FileWriter<'f, 's> {
         Ok(self.sum)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Why a logical backup was not made or not brought back.
 
 use std::io;
+use std::time::Duration;
 
 use repository::RepositoryError;
 use repository::archive::ArchiveError;
@@ -58,6 +59,12 @@ pub enum LogicalError {
         pooler: String,
         /// The way past it.
         hint: String,
+    },
+    /// Somebody holds a lock against readers.
+    #[error("a table was locked against readers for longer than {} s", .waited.as_secs_f64())]
+    Locked {
+        /// How long it was waited for.
+        waited: Duration,
     },
     /// Tables were changed faster than a moment could be held.
     #[error("tables were changed between a snapshot and its locks, {tries} times in a row")]

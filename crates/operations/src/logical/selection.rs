@@ -62,10 +62,9 @@ impl Selection {
 }
 
 pub(crate) fn matches_table(pattern: &str, schema: &str, name: &str) -> bool {
-    match pattern.split_once('.') {
-        Some((in_schema, table)) => matches(in_schema, schema) && matches(table, name),
-        None => matches(pattern, name),
-    }
+    // Names may have dots in them, too.
+    let in_schema = |at: usize| matches(&pattern[..at], schema) && matches(&pattern[at + 1..], name);
+    matches(pattern, name) || pattern.match_indices('.').any(|(at, _)| in_schema(at))
 }
 
 /// Whether `*` for any characters makes the pattern into the name.

@@ -8,20 +8,20 @@ const SEQUENCES_AT_ONCE: usize = 500;
 /// PostgreSQL 14: a condition on `ctid` reads only its pages.
 const TID_RANGES: u32 = 140_000;
 
-/// All relations that could have content. An extension's table counts with what its `extconfig` says of it.
+/// All relations that could have content. Of one that was dropped since the snapshot, the functions say null: the lock will tell. An extension's table counts with what its `extconfig` says of it.
 const RELATIONS: &str = "
 SELECT c.oid, n.nspname, c.relname, c.relkind,
-  CASE WHEN c.relkind IN ('r', 'S')
+  coalesce(CASE WHEN c.relkind IN ('r', 'S')
        THEN pg_catalog.has_table_privilege(c.oid, 'SELECT') OR (c.relkind = 'r' AND NOT EXISTS (
          SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
          AND NOT pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')))
        ELSE true END
-    AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+    AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'), true),
   pg_catalog.row_security_active(c.oid),
   c.relpersistence = 'u',
   coalesce(am.amname = 'heap', false),
-  CASE WHEN c.relkind = 'r' THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END,
-  CASE WHEN c.relkind = 'r' THEN pg_catalog.pg_table_size(c.oid) ELSE 0 END,
+  coalesce(CASE WHEN c.relkind = 'r' THEN pg_catalog.pg_relation_size(c.oid) END, 0),
+  coalesce(CASE WHEN c.relkind = 'r' THEN pg_catalog.pg_table_size(c.oid) END, 0),
   coalesce(config.condition, ''),
   c.relispopulated,
   d.objid IS NOT NULL
