@@ -84,7 +84,7 @@ fn storage_class(error: &StorageError) -> Class {
         StorageError::NotFound { .. } | StorageError::RootMissing { .. } => Class::NotFound,
         StorageError::NameTaken { .. } => Class::Conflict,
         StorageError::Truncated { .. } | StorageError::TooLarge { .. } => Class::Damaged,
-        StorageError::Refused { .. } => Class::WrongRequest,
+        StorageError::Refused { .. } | StorageError::NoLock { .. } => Class::WrongRequest,
         StorageError::Transient { .. } | StorageError::Full { .. } => Class::TryAgain,
         StorageError::Other { .. } => Class::Other,
     }
