@@ -5,10 +5,12 @@
 //! at work name packs that no manifest names yet: they have claims, and nothing goes that was marked after an unfinished
 //! claim began. So prune stays right when two of them run at once; its lease only saves them the work.
 
+mod arrival;
 mod live;
 mod plan;
 mod repack;
 mod roots;
+mod unlisted;
 mod usage;
 
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use storage::{ObjectName, StorageError};
 
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
+use arrival::Arrival;
 use plan::{Marked, marked};
 pub use plan::{Plan, PlannedPack, RepackedPack, plan};
 use repack::Mover;
@@ -70,6 +73,12 @@ pub enum PruneError {
         what: String,
         /// Why.
         source: RepositoryError,
+    },
+    /// A listing left out what is stored.
+    #[error("the storage's listing lacks {what}, which is stored: nothing can be decided by it")]
+    Listing {
+        /// What it lacks.
+        what: String,
     },
     /// A compressed chunk did not survive its check.
     #[error(transparent)]
@@ -139,15 +148,23 @@ impl Run<'_> {
         self.mark(&moved).await?;
         failpoint::reach("prune.marked");
         self.monitor.event(Event::Phase("delete"));
+        // Claims first: whoever took longer than a claim holds finds it gone before anything else is.
+        self.remove(&self.plan.ended).await?;
         self.sweep(request.grace()).await?;
         failpoint::reach("prune.swept");
-        self.remove(&self.plan.ended).await
+        Ok(())
     }
 
     async fn repack(&mut self, request: &PruneRequest) -> Result<Vec<PackId>, PruneError> {
         let mut mover = Mover::new(self.repository, request.level, self.monitor);
         for pack in &self.plan.repack {
-            mover.take(pack.id, &pack.usage, self.lease).await?;
+            match mover.take(pack.id, &pack.usage, self.lease).await {
+                Err(PruneError::Repository(error)) if error.is_damage() => {
+                    tracing::warn!(pack = %pack.id, %error, "a pack is not moved: it is damaged");
+                    continue;
+                }
+                other => other?,
+            }
             self.report.moved_packs += 1;
             self.report.moved_bytes += pack.named_bytes;
         }
@@ -190,13 +207,25 @@ impl Run<'_> {
         let still_dead = plan.delete_dead.iter().filter(is_ripe).filter(|pack| !roots.live.contains(pack.id));
         let still_dead: Vec<PlannedPack> = still_dead.cloned().collect();
         self.delete_packs(&still_dead, true, now).await?;
-        // A backup may have been published that names a page which was dead when the others were moved.
-        let wanted = plan.delete_moved.iter().filter(is_ripe).map(|pack| (pack.id, false)).collect();
+        let ripe: Vec<&PlannedPack> = plan.delete_moved.iter().filter(is_ripe).collect();
+        if ripe.is_empty() {
+            return Ok(());
+        }
+        // A backup may have been published that names a page which was dead when the others were moved. It may name it where it
+        // was before an earlier move: so the walk follows all of them.
+        let wanted = roots.moved.iter().map(|id| (*id, false)).collect();
         let found = Wanted { moved: wanted, ..Wanted::default() }.walk(self.repository, &roots).await?;
-        let mut unnamed = Vec::new();
-        for pack in plan.delete_moved.iter().filter(|pack| found.moved.get(&pack.id) == Some(&false)) {
-            if self.repository.moved(pack.id).await?.is_some() {
-                unnamed.push(pack.clone());
+        let (mut arrival, mut unnamed) = (Arrival::new(self.repository), Vec::new());
+        for pack in ripe.into_iter().filter(|pack| found.moved.get(&pack.id) == Some(&false)) {
+            // Looking takes its time.
+            self.lease.confirm().await?;
+            match arrival.check(pack.id).await {
+                Ok(true) => unnamed.push(pack.clone()),
+                Ok(false) => {}
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(pack = %pack.id, %error, "a pack stays, for its pages are not whole where they were moved to");
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         self.delete_packs(&unnamed, false, now).await

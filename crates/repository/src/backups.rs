@@ -73,7 +73,7 @@ impl Repository {
     pub async fn backups(&self, cluster: &ClusterName) -> Result<Vec<Listed>, RepositoryError> {
         let mut listed = Vec::new();
         for id in self.backup_ids(cluster).await? {
-            listed.push(self.listed(cluster, id).await?);
+            listed.extend(self.listed(cluster, id).await?);
         }
         Ok(listed)
     }

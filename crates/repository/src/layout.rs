@@ -207,6 +207,11 @@ pub fn mark(id: &str) -> ObjectName {
     object(format!("{MARKS}{id}"))
 }
 
+/// Whether a text can be a backup's id: what others wrote may be anything.
+pub fn is_backup_id(text: &str) -> bool {
+    text.len() <= 100 && !text.contains('/') && ObjectName::new(text).is_ok()
+}
+
 /// The prefix of a lease's steps.
 pub fn lease_steps(what: &str) -> String {
     format!("{LEASES}{what}/")

@@ -7,7 +7,7 @@ use pg::control::CONTROL_FILE_SIZE;
 use prost::Message;
 
 use crate::content::{ContentError, Extent};
-use crate::layout::PackId;
+use crate::layout::{PackId, is_backup_id};
 use crate::logical::LogicalRecord;
 
 mod pack_ref;
@@ -305,7 +305,13 @@ impl Manifest {
         if !is_bounded(bytes).map_err(bad)? {
             return Err(ContentError { what: "manifest with empty elements beyond measure" });
         }
-        Self::decode(bytes).map_err(bad)
+        let manifest = Self::decode(bytes).map_err(bad)?;
+        let is_id = |id: &str| id.is_empty() || is_backup_id(id);
+        if [&manifest.id, &manifest.previous_id, &manifest.parent_id].into_iter().all(|id| is_id(id)) {
+            Ok(manifest)
+        } else {
+            Err(ContentError { what: "manifest with an id that none is" })
+        }
     }
 }
 

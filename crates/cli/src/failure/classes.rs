@@ -216,6 +216,7 @@ fn catalogue_class(error: &CatalogueError) -> Option<Class> {
 fn prune_class(error: &PruneError) -> Option<Class> {
     match error {
         PruneError::Unreadable { .. } => Some(Class::Damaged),
+        PruneError::Listing { .. } => Some(Class::TryAgain),
         PruneError::Codec(_) => Some(Class::Bug),
         PruneError::Lease(below) => lease_class(below),
         PruneError::Repository(below) => repository_class(below),

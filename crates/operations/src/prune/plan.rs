@@ -9,6 +9,7 @@ use repository::{PackId, Repository, RepositoryError, layout};
 use serde::Serialize;
 use storage::ObjectName;
 
+use super::live::key;
 use super::roots::Roots;
 use super::usage::{Usage, Wanted};
 use super::{PruneError, PruneRequest};
@@ -173,11 +174,13 @@ impl<'l> Look<'l> {
 
     /// Looks at every pack, a 256th of them at a time.
     async fn packs(&mut self, repository: &Repository) -> Result<(), PruneError> {
-        let mut there = HashSet::new();
+        let (mut there, mut unlisted) = (HashSet::new(), HashSet::new());
         for first in 0..=u8::MAX {
+            let mut listed = HashSet::new();
             let entries = repository.storage().list(&layout::packs_of(first)).await;
             for entry in entries.map_err(RepositoryError::from)? {
                 let Some(id) = layout::parse_pack(entry.name.as_str()) else { continue };
+                listed.insert(key(id));
                 self.plan.packs += 1;
                 self.plan.bytes += entry.size;
                 if self.moved.contains(&id) {
@@ -185,7 +188,12 @@ impl<'l> Look<'l> {
                 }
                 self.pack(PlannedPack { id, bytes: entry.size }, entry.modified);
             }
+            unlisted.extend(self.roots.live.lacking(first, &listed));
         }
+        for id in &self.moved {
+            unlisted.remove(&key(*id));
+        }
+        self.roots.check_moves(repository, &unlisted).await?;
         // Of what was moved and is gone itself, the record goes when nobody names it.
         for id in self.moved.iter().filter(|id| !there.contains(id)).copied().collect::<Vec<_>>() {
             if !self.roots.live.contains(id) {
@@ -295,12 +303,15 @@ impl<'l> Look<'l> {
             roots.partials.iter().filter(|partial| partial.is_over).map(|partial| partial.name.clone());
         self.plan.ended.extend(over);
         self.plan.ended.extend(roots.ended_claims.iter().cloned());
-        // A mark has told everything when what it named is gone, or named again.
+        // A mark has told everything when what it named is gone, or named again. One of which anything was named again tells
+        // nothing of what is unnamed later, whose time begins anew: the rest of it is marked anew, too.
         let plan = &self.plan;
         let lists = [&plan.delete_dead, &plan.delete_moved, &plan.waiting, &plan.locked];
         let pending: HashSet<PackId> = lists.into_iter().flatten().map(|pack| pack.id).collect();
-        let is_told =
-            |mark: &&Mark| mark.note.dead().chain(mark.note.moved()).all(|id| !pending.contains(&id));
+        let is_told = |mark: &&Mark| {
+            let mut all = mark.note.dead().chain(mark.note.moved());
+            all.all(|id| !pending.contains(&id)) || mark.note.dead().any(|id| roots.live.contains(id))
+        };
         self.plan.ended.extend(marks.iter().filter(is_told).map(|mark| mark.name.clone()));
         self.plan.marks = marks;
         self.plan
