@@ -2,6 +2,7 @@
 
 pub mod keys;
 mod layers;
+mod lock;
 mod masked;
 pub mod repositories;
 mod retention;
@@ -20,7 +21,7 @@ use secrecy::SecretString;
 use server::connection::ConnectionSettings;
 use storage::{Addressing, AzureSettings, GcsSettings, Location, S3Settings};
 
-pub use keys::{Form, KEYS, Shown, duration, size};
+pub use keys::{Form, KEYS, Shown, duration, size, span};
 pub use layers::{Flag, Origin, Values};
 pub use masked::masked;
 pub use several::Rank;
@@ -140,6 +141,7 @@ impl Settings {
                 federated_token_file: self.owned("azure.federated_token_file"),
             },
             allow_http: self.text("s3.allow_http") == Some("true"),
+            lock: self.lock(),
             ..storage::Settings::default()
         }
     }

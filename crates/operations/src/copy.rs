@@ -18,11 +18,12 @@ mod writer;
 
 use std::sync::Arc;
 
-use repository::{ClusterName, Repository};
+use repository::{ClusterName, Repository, RepositoryError};
 use serde::Serialize;
+use storage::StorageError;
 
 use crate::catalogue::DamagedBackup;
-use crate::monitor::{Event, Monitor};
+use crate::monitor::Monitor;
 use crate::owner::holder;
 use backup::Copier;
 pub use carry::{Carried, carry};
@@ -78,33 +79,46 @@ pub async fn execute(
 ) -> Result<CopyReport, CopyError> {
     let mut report = CopyReport { damaged: plan.damaged.clone(), ..CopyReport::default() };
     target.bind(&request.cluster, &plan.identity).await.map_err(CopyError::TargetWal)?;
-    monitor.event(Event::Phase("copy WAL"));
-    wal::copy(source, target, plan, request, monitor, &mut report).await?;
-    monitor.event(Event::Phase("copy backups"));
-    let bytes = plan.backups.iter().map(|backup| backup.bytes).sum();
-    monitor.event(Event::Total { bytes, files: 0 });
-    for backup in &plan.backups {
-        claim(target, request, &backup.id).await.map_err(CopyError::Target)?;
-    }
+    // Before the WAL: of an expired backup that is brought again, the target's expire would remove it.
+    let claimed = claim(target, plan, request).await.map_err(CopyError::Target)?;
     let mut copier = Copier::new(source, target, plan, request, monitor);
-    let outcome = copier.everything(&mut report).await;
-    for backup in plan.backups.iter().filter(|backup| !report.backups.contains(&backup.id)) {
-        target.withdraw_claim(&request.cluster, &backup.id).await;
+    let outcome = copier.with_wal(&mut report).await;
+    for id in claimed.iter().filter(|id| !report.backups.contains(id)) {
+        target.withdraw_claim(&request.cluster, id).await;
     }
     report.stored_bytes = copier.stored_bytes();
     target.local().trim(crate::backup::LOCAL_LIMIT);
     outcome.map(|()| report)
 }
 
-/// Claims a backup, before anything that the target has is named for it. A run that died left its claim, which may be about
-/// to end.
+/// Claims the backups, before anything that the target has is named for them; returns those whose claims are this run's. One
+/// that is there, of another run at work or of one that died, does for both while it has time; another run must not find its
+/// claim gone because this one failed.
 async fn claim(
     target: &Repository,
+    plan: &Plan,
     request: &CopyRequest,
-    id: &str,
-) -> Result<(), repository::RepositoryError> {
-    if target.has_claim(&request.cluster, id).await? {
-        target.withdraw_claim(&request.cluster, id).await;
+) -> Result<Vec<String>, RepositoryError> {
+    let cluster = &request.cluster;
+    let (now, there) = (target.storage_clock().await?, target.claims(cluster).await?);
+    let mut claimed = Vec::new();
+    for PlannedBackup { id, .. } in &plan.backups {
+        if let Some(claim) = there.iter().find(|claim| claim.backup == *id) {
+            if target.is_expired(cluster, claim).await? {
+                target.remove_claim(cluster, id).await?;
+            } else if claim.has_time(now) {
+                continue;
+            } else {
+                target.withdraw_claim(cluster, id).await;
+            }
+        }
+        match target.claim(cluster, id, &holder()).await {
+            Err(RepositoryError::Storage(StorageError::NameTaken { .. })) => {}
+            other => {
+                other?;
+                claimed.push(id.clone());
+            }
+        }
     }
-    target.claim(&request.cluster, id, &holder()).await
+    Ok(claimed)
 }

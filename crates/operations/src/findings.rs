@@ -2,7 +2,6 @@
 
 use repository::RepositoryError;
 use serde::Serialize;
-use storage::StorageError;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -87,8 +86,7 @@ impl Finding {
 
 /// Whether the error says that what is stored is damaged, and not that it could not be looked at.
 pub fn is_damage(error: &RepositoryError) -> bool {
-    // Nothing that we write reaches a reader's limits.
-    error.is_damage() || matches!(error, RepositoryError::Storage(StorageError::TooLarge { .. }))
+    error.is_damage()
 }
 
 /// Backups in a sentence: three of them, and how many more.

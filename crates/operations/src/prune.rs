@@ -5,10 +5,12 @@
 //! at work name packs that no manifest names yet: they have claims, and nothing goes that was marked after an unfinished
 //! claim began. So prune stays right when two of them run at once; its lease only saves them the work.
 
+mod arrival;
 mod live;
 mod plan;
 mod repack;
 mod roots;
+mod unlisted;
 mod usage;
 
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use storage::{ObjectName, StorageError};
 
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
+use arrival::Arrival;
 use plan::{Marked, marked};
 pub use plan::{Plan, PlannedPack, RepackedPack, plan};
 use repack::Mover;
@@ -71,6 +74,12 @@ pub enum PruneError {
         /// Why.
         source: RepositoryError,
     },
+    /// A listing left out what is stored.
+    #[error("the storage's listing lacks {what}, which is stored: nothing can be decided by it")]
+    Listing {
+        /// What it lacks.
+        what: String,
+    },
     /// A compressed chunk did not survive its check.
     #[error(transparent)]
     Codec(CodecError),
@@ -97,6 +106,10 @@ pub struct PruneReport {
     pub moved_packs: u64,
     /// Stored bytes that were named in them.
     pub moved_bytes: u64,
+    /// Packs that were found locked when they should go.
+    pub locked_packs: u64,
+    /// When the first of these locks ends.
+    pub locked_until: Option<Timestamp>,
     /// Other objects that are gone: records of attempts, claims, marks and moves that tell nothing any more.
     pub deleted_others: u64,
 }
@@ -135,15 +148,23 @@ impl Run<'_> {
         self.mark(&moved).await?;
         failpoint::reach("prune.marked");
         self.monitor.event(Event::Phase("delete"));
+        // Claims first: whoever took longer than a claim holds finds it gone before anything else is.
+        self.remove(&self.plan.ended).await?;
         self.sweep(request.grace()).await?;
         failpoint::reach("prune.swept");
-        self.remove(&self.plan.ended).await
+        Ok(())
     }
 
     async fn repack(&mut self, request: &PruneRequest) -> Result<Vec<PackId>, PruneError> {
         let mut mover = Mover::new(self.repository, request.level, self.monitor);
         for pack in &self.plan.repack {
-            mover.take(pack.id, &pack.usage, self.lease).await?;
+            match mover.take(pack.id, &pack.usage, self.lease).await {
+                Err(PruneError::Repository(error)) if error.is_damage() => {
+                    tracing::warn!(pack = %pack.id, %error, "a pack is not moved: it is damaged");
+                    continue;
+                }
+                other => other?,
+            }
             self.report.moved_packs += 1;
             self.report.moved_bytes += pack.named_bytes;
         }
@@ -183,37 +204,87 @@ impl Run<'_> {
         let roots = Roots::read(self.repository, &plan.marks, now).await?.add_moved(self.repository).await?;
         let marked = marked(&plan.marks, &roots, grace, now);
         let is_ripe = |pack: &&PlannedPack| marked.get(&pack.id) == Some(&Marked::Ripe);
-        let mut deletes = 0;
         let still_dead = plan.delete_dead.iter().filter(is_ripe).filter(|pack| !roots.live.contains(pack.id));
-        for pack in still_dead {
-            self.delete_pack(pack.id, pack.bytes, &mut deletes).await?;
-            self.repository.storage().remove(&layout::moved(pack.id)).await.map_err(RepositoryError::from)?;
+        let still_dead: Vec<PlannedPack> = still_dead.cloned().collect();
+        self.delete_packs(&still_dead, true, now).await?;
+        let ripe: Vec<&PlannedPack> = plan.delete_moved.iter().filter(is_ripe).collect();
+        if ripe.is_empty() {
+            return Ok(());
         }
-        // A backup may have been published that names a page which was dead when the others were moved.
-        let wanted = plan.delete_moved.iter().filter(is_ripe).map(|pack| (pack.id, false)).collect();
+        // A backup may have been published that names a page which was dead when the others were moved. It may name it where it
+        // was before an earlier move: so the walk follows all of them.
+        let wanted = roots.moved.iter().map(|id| (*id, false)).collect();
         let found = Wanted { moved: wanted, ..Wanted::default() }.walk(self.repository, &roots).await?;
-        for pack in plan.delete_moved.iter().filter(|pack| found.moved.get(&pack.id) == Some(&false)) {
-            if self.repository.moved(pack.id).await?.is_some() {
-                self.delete_pack(pack.id, pack.bytes, &mut deletes).await?;
+        let (mut arrival, mut unnamed) = (Arrival::new(self.repository), Vec::new());
+        for pack in ripe.into_iter().filter(|pack| found.moved.get(&pack.id) == Some(&false)) {
+            // Looking takes its time.
+            self.lease.confirm().await?;
+            match arrival.check(pack.id).await {
+                Ok(true) => unnamed.push(pack.clone()),
+                Ok(false) => {}
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(pack = %pack.id, %error, "a pack stays, for its pages are not whole where they were moved to");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.delete_packs(&unnamed, false, now).await
+    }
+
+    /// Deletes packs that are not locked, and if nobody names them the record of where their pages were moved to.
+    async fn delete_packs(
+        &mut self,
+        packs: &[PlannedPack],
+        with_record: bool,
+        now: Option<Timestamp>,
+    ) -> Result<(), PruneError> {
+        let now = now.unwrap_or_else(Timestamp::now);
+        for batch in packs.chunks(DELETES) {
+            self.lease.confirm().await?;
+            let locks = plan::locks(self.repository, batch, with_record, now).await?;
+            for (pack, lock) in batch.iter().zip(locks) {
+                match lock {
+                    Some(until) => self.found_locked(until),
+                    None => self.delete_pack(pack, with_record, now).await?,
+                }
             }
         }
         Ok(())
     }
 
-    async fn delete_pack(&mut self, id: PackId, bytes: u64, deletes: &mut usize) -> Result<(), PruneError> {
-        if deletes.is_multiple_of(DELETES) {
-            self.lease.confirm().await?;
-        }
-        *deletes += 1;
-        match self.repository.storage().delete(&layout::pack(id)).await {
+    fn found_locked(&mut self, until: Timestamp) {
+        self.report.locked_packs += 1;
+        let first = self.report.locked_until.map_or(until, |first| first.min(until));
+        self.report.locked_until = Some(first);
+    }
+
+    async fn delete_pack(
+        &mut self,
+        pack: &PlannedPack,
+        with_record: bool,
+        now: Timestamp,
+    ) -> Result<(), PruneError> {
+        let (storage, name) = (self.repository.storage(), layout::pack(pack.id));
+        match storage.delete(&name).await {
             Ok(()) => {
                 self.report.deleted_packs += 1;
-                self.report.deleted_bytes += bytes;
+                self.report.deleted_bytes += pack.bytes;
             }
             Err(StorageError::NotFound { .. }) => {}
+            // Somebody else may have locked it: the bucket itself, by its default.
+            Err(refused @ StorageError::Refused { .. }) => match storage.locked_until(&name).await {
+                Ok(Some(until)) if until > now => {
+                    self.found_locked(until);
+                    return Ok(());
+                }
+                _ => return Err(RepositoryError::from(refused).into()),
+            },
             Err(error) => return Err(RepositoryError::from(error).into()),
         }
         failpoint::reach("prune.deleted");
+        if with_record {
+            storage.remove(&layout::moved(pack.id)).await.map_err(RepositoryError::from)?;
+        }
         Ok(())
     }
 

@@ -7,14 +7,15 @@
 //! Nothing is called damaged that was looked at once: a second look must see the same. A storage that does not answer says
 //! nothing about what it holds, and ends the run.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use repository::proof::{Look, Proofs};
-use repository::{ClusterName, PackId, Repository, RepositoryError};
+use repository::moved::StoredPack;
+use repository::proof::{Damage, Look, Proofs};
+use repository::{ClusterName, PackId, Repository, RepositoryError, layout};
 use serde::Serialize;
 
 use crate::failpoint;
@@ -163,27 +164,37 @@ struct Run<'r> {
 impl Run<'_> {
     async fn everything(&mut self) -> Result<(), VerifyError> {
         self.monitor.event(Event::Phase("read manifests"));
-        let subjects = subjects::read(self).await?;
+        let mut subjects = subjects::read(self).await?;
         let (repository, cluster) = (&self.repository, &self.request.cluster);
         let state = crate::check::wal::state(repository, cluster, &mut self.report.findings).await?;
         let selection = selection::select(self, &subjects, &state)?;
         let total = selection.bytes();
         let mut damaged = packs::DamagedPacks::default();
-        let mut batches: Vec<&[PackId]> = selection.packs.chunks(BATCH_PACKS).collect();
+        let mut batches: VecDeque<Vec<PackId>> =
+            selection.packs.chunks(BATCH_PACKS).map(<[PackId]>::to_vec).collect();
         if batches.is_empty() {
             // The lists are read all the same.
-            batches.push(&[]);
+            batches.push_back(Vec::new());
         }
-        let mut ended = Ok(());
-        for (number, batch) in batches.into_iter().enumerate() {
+        let mut taken: HashSet<PackId> = selection.packs.iter().copied().collect();
+        let (mut ended, mut number) = (Ok(()), 0);
+        while let Some(batch) = batches.pop_front() {
             self.monitor.event(Event::Phase("read file lists"));
-            let pieces = walk::pieces(self, &subjects, batch, number == 0).await?;
+            let pieces = walk::pieces(self, &subjects, &batch, number == 0).await?;
             self.monitor.event(Event::Phase("verify packs"));
             self.monitor.event(Event::Total { bytes: total, files: 0 });
-            ended = packs::verify(self, &subjects, batch, pieces, &mut damaged).await;
+            let moved;
+            (moved, ended) = packs::verify(self, &subjects, &batch, pieces, &mut damaged).await;
             self.record(false).await?;
             if ended.is_err() {
                 break;
+            }
+            number += 1;
+            // Prune is at work as well: what it moved is read where it is now.
+            if !moved.is_empty() {
+                subjects.place(self).await?;
+                let now = moved.iter().flat_map(|id| subjects.places.packs(*id));
+                batches.push_back(now.filter(|id| taken.insert(*id)).collect());
             }
         }
         // What was found so far is named whatever ended the reading; a storage that is gone cannot tell the names.
@@ -192,6 +203,26 @@ impl Run<'_> {
         named?;
         wal::verify(self, &subjects, &state, &selection.segments).await?;
         selection::tell_rest(self, &subjects, &state);
+        self.tell_known(&subjects).await
+    }
+
+    /// Adds what was found damaged earlier and was not looked at this time.
+    async fn tell_known(&mut self, subjects: &subjects::Subjects) -> Result<(), VerifyError> {
+        let mut proofs = self.proofs.clone();
+        proofs.add(&self.look);
+        for (object, damage) in standing_damage(&self.repository, &proofs).await? {
+            let hurt: Vec<String> = subjects.hurt_by(damage).cloned().collect();
+            let concerns =
+                if damage.backups.is_empty() { self.request.backups.is_empty() } else { !hurt.is_empty() };
+            let is_told =
+                self.report.findings.iter().any(|finding| finding.object.as_deref() == Some(object));
+            if concerns && !is_told {
+                let known = "it was found so earlier, and not looked at this time";
+                self.report
+                    .findings
+                    .push(Finding::damage(damage.what.clone(), known).of(object).hurting(hurt));
+            }
+        }
         Ok(())
     }
 
@@ -226,9 +257,9 @@ impl Run<'_> {
         let mut keep: HashSet<PackId> = self.repository.pack_sizes().await?.into_keys().collect();
         let ids: HashSet<String> =
             self.repository.backup_ids(&self.request.cluster).await?.into_iter().collect();
-        let missed = self.proofs.damaged_packs();
-        let missed = missed.filter(|(_, damage)| damage.backups.iter().any(|id| ids.contains(id)));
-        keep.extend(missed.map(|(id, _)| id));
+        let known = standing_damage(&self.repository, &self.proofs).await?;
+        let missed = known.iter().filter(|(_, damage)| damage.backups.iter().any(|id| ids.contains(id)));
+        keep.extend(missed.filter_map(|(object, _)| layout::parse_pack(object)));
         Ok(keep)
     }
 
@@ -253,9 +284,30 @@ pub async fn known_damage(
 ) -> Result<KnownDamage, RepositoryError> {
     let proofs = repository.proofs(cluster).await?;
     let mut known = KnownDamage::default();
-    known.packs.extend(proofs.damaged_packs().map(|(id, _)| id));
-    known.backups.extend(proofs.damaged().flat_map(|(_, _, damage)| damage.backups.clone()));
+    for (object, damage) in standing_damage(repository, &proofs).await? {
+        known.packs.extend(layout::parse_pack(object));
+        known.backups.extend(damage.backups.iter().cloned());
+    }
     known.backups.sort();
     known.backups.dedup();
     Ok(known)
+}
+
+/// What was found damaged and not found whole since. A pack that was moved is left out: what was moved out of it was whole, and
+/// nothing else of it is named.
+async fn standing_damage<'p>(
+    repository: &Repository,
+    proofs: &'p Proofs,
+) -> Result<Vec<(&'p str, &'p Damage)>, RepositoryError> {
+    let mut standing = Vec::new();
+    for (object, _, damage) in proofs.damaged() {
+        let is_moved = match layout::parse_pack(object) {
+            Some(id) => repository.stored_pack(id).await? == StoredPack::Moved,
+            None => false,
+        };
+        if !is_moved {
+            standing.push((object, damage));
+        }
+    }
+    Ok(standing)
 }

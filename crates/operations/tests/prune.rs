@@ -56,7 +56,10 @@ async fn three_backups(scene: &Scene) -> Vec<Manifest> {
 
 async fn expire(scene: &Scene, manifest: &Manifest) {
     let repository = scene.readable(scene.memory.clone());
-    repository.note_expired(&scene.cluster, &manifest.id, &ExpiredNote::default()).await.unwrap();
+    // By the storage's clock, which a test may have set back or ahead.
+    let expired_us = repository.storage_clock().await.unwrap().unwrap().as_microsecond();
+    let note = ExpiredNote { expired_us, ..ExpiredNote::default() };
+    repository.note_expired(&scene.cluster, &manifest.id, &note).await.unwrap();
     repository.delete_manifest(&scene.cluster, &manifest.id).await.unwrap();
 }
 

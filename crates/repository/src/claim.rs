@@ -1,14 +1,15 @@
 //! Claims: an operation that will publish a backup says so before it names anything that is stored.
 //!
 //! What it names, and what it stores, no manifest may name yet; so prune deletes nothing that it found dead later than an
-//! unfinished claim began. A claim ends when its backup exists. That the newest backup exists is thus known by two
-//! names in two places, and a listing that lacks one of them hides nothing.
+//! unfinished claim began. A claim ends when its backup exists, and stays as long as that: so that each backup exists is known
+//! by two names in two places, and a listing that lacks one of them hides nothing.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use prost::Message;
 
+use crate::expired::ExpiredNote;
 use crate::layout::{self, ClusterName};
 use crate::note::shortened;
 use crate::repository::{Repository, RepositoryError};
@@ -42,6 +43,14 @@ impl Claim {
     }
 }
 
+impl Claim {
+    /// Whether more than half of the time that it may hold is left.
+    pub fn has_time(&self, now: Option<Timestamp>) -> bool {
+        let age = self.made.zip(now).map(|(made, now)| now.duration_since(made));
+        age.is_none_or(|age| age.unsigned_abs() < CLAIM_TIME / 2)
+    }
+}
+
 impl Repository {
     /// Says that the backup `id` is being made.
     pub async fn claim(&self, cluster: &ClusterName, id: &str, holder: &str) -> Result<(), RepositoryError> {
@@ -67,9 +76,16 @@ impl Repository {
         Ok(self.storage().remove(&layout::claim(cluster, id)).await?)
     }
 
-    /// Whether a backup was expired, as far as is written down.
-    pub async fn is_expired(&self, cluster: &ClusterName, id: &str) -> Result<bool, RepositoryError> {
-        Ok(self.stored_size(&layout::expired_note(cluster, id)).await?.is_some())
+    /// Whether the backup of a claim was expired since the claim was made, as far as is written down. One that was expired
+    /// before is being copied here again.
+    pub async fn is_expired(&self, cluster: &ClusterName, claim: &Claim) -> Result<bool, RepositoryError> {
+        let name = layout::expired_note(cluster, &claim.backup);
+        match self.read_note::<ExpiredNote>(Kind::Expired, &name).await {
+            Ok(note) => Ok(claim.made.is_none_or(|made| made.as_microsecond() <= note.expired_us)),
+            // A note that is not authentic says nothing.
+            Err(error) if error.is_damage() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The claims that a listing shows.

@@ -10,6 +10,10 @@ use storage::ObjectName;
 use crate::archive::{Gap, Part, WalName};
 use crate::secrets::parse_hex;
 
+mod locked;
+
+pub use locked::lock_time;
+
 /// Identity of a pack: 16 random bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackId(pub [u8; 16]);
@@ -201,6 +205,11 @@ pub fn moved(id: PackId) -> ObjectName {
 /// One list of dead packs; ids begin with the UTC time, so they sort by time.
 pub fn mark(id: &str) -> ObjectName {
     object(format!("{MARKS}{id}"))
+}
+
+/// Whether a text can be a backup's id: what others wrote may be anything.
+pub fn is_backup_id(text: &str) -> bool {
+    text.len() <= 100 && !text.contains('/') && ObjectName::new(text).is_ok()
 }
 
 /// The prefix of a lease's steps.

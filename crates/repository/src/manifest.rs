@@ -7,8 +7,12 @@ use pg::control::CONTROL_FILE_SIZE;
 use prost::Message;
 
 use crate::content::{ContentError, Extent};
-use crate::layout::PackId;
+use crate::layout::{PackId, is_backup_id};
 use crate::logical::LogicalRecord;
+
+mod pack_ref;
+
+pub use pack_ref::PackRef;
 
 /// Whether a backup stands on what earlier ones stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, prost::Enumeration)]
@@ -222,34 +226,6 @@ impl PageRef {
     }
 }
 
-/// A pack that a manifest needs.
-#[derive(Clone, PartialEq, Message)]
-pub struct PackRef {
-    #[prost(bytes = "vec", tag = "1")]
-    id: Vec<u8>,
-    /// The object's size.
-    #[prost(uint64, tag = "2")]
-    pub size: u64,
-    /// Bytes of its table and footer.
-    #[prost(uint32, tag = "3")]
-    pub tail_len: u32,
-    /// Plaintext bytes of it that this backup names.
-    #[prost(uint64, tag = "4")]
-    pub live: u64,
-}
-
-impl PackRef {
-    /// A reference; `live` is counted up later.
-    pub fn new(id: PackId, size: u64, tail_len: u32) -> Self {
-        Self { id: id.0.to_vec(), size, tail_len, live: 0 }
-    }
-
-    /// The pack's id.
-    pub fn id(&self) -> Result<PackId, ContentError> {
-        self.id[..].try_into().map(PackId).map_err(|_| ContentError { what: "pack id" })
-    }
-}
-
 /// Sums of one backup.
 #[derive(Clone, PartialEq, Message)]
 pub struct Totals {
@@ -329,7 +305,13 @@ impl Manifest {
         if !is_bounded(bytes).map_err(bad)? {
             return Err(ContentError { what: "manifest with empty elements beyond measure" });
         }
-        Self::decode(bytes).map_err(bad)
+        let manifest = Self::decode(bytes).map_err(bad)?;
+        let is_id = |id: &str| id.is_empty() || is_backup_id(id);
+        if [&manifest.id, &manifest.previous_id, &manifest.parent_id].into_iter().all(|id| is_id(id)) {
+            Ok(manifest)
+        } else {
+            Err(ContentError { what: "manifest with an id that none is" })
+        }
     }
 }
 

@@ -72,6 +72,10 @@ impl Repository {
         for entry in self.storage().list(layout::MARKS).await? {
             let object = match self.storage().read_all(&entry.name, MARK_LIMIT).await {
                 Err(StorageError::NotFound { .. }) => continue,
+                Err(error @ StorageError::TooLarge { .. }) => {
+                    tracing::warn!(%error, "a mark is passed over");
+                    continue;
+                }
                 other => other?,
             };
             let bad = |_| RepositoryError::Content {

@@ -5,8 +5,10 @@
 //! the page digests in it.
 
 mod places;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use prost::Message;
@@ -35,8 +37,8 @@ pub enum StoredPack {
     As(u64),
     /// Its named pages, in other packs.
     Moved,
-    /// Neither.
-    No,
+    /// Neither. This one is lost: the pack, or one that its pages were moved to.
+    No(PackId),
 }
 
 /// Pages that lie behind each other before and after.
@@ -90,6 +92,18 @@ impl Moved {
         packs
     }
 
+    /// Where everything was in the old pack `id` that was moved, a run of pages or a chunk of the map each.
+    pub fn extents(&self, id: PackId) -> Vec<Extent> {
+        let extent = |run: &MovedRun| {
+            let offset = run.page * PAGE as u32;
+            let chunk_len = self.table.chunks.get(run.chunk as usize).map_or(0, |info| info.plain_len);
+            let rest = u64::from(chunk_len.saturating_sub(offset));
+            let length = if run.pages == 0 { rest } else { rest.min(u64::from(run.pages) * PAGE as u64) };
+            Extent { pack: id, chunk: run.chunk, offset, length }
+        };
+        self.runs.iter().map(extent).collect()
+    }
+
     /// How many bytes of pages went to each pack.
     pub fn bytes_by_pack(&self) -> BTreeMap<PackId, u64> {
         // Of a chunk of the map the length stands in the old table.
@@ -140,8 +154,12 @@ impl Moved {
     fn run_of(&self, piece: Extent, page: u32) -> Result<&MovedRun, RepositoryError> {
         let after = self.runs.partition_point(|run| (run.chunk, run.page) <= (piece.chunk, page));
         let run = after.checked_sub(1).map(|at| &self.runs[at]);
-        let holds =
-            |run: &&MovedRun| run.chunk == piece.chunk && (run.pages == 0 || page < run.page + run.pages);
+        // Only a chunk of the map is moved whole, and only from its beginning.
+        let is_map = self.table.chunks[piece.chunk as usize].kind == ChunkKind::Map;
+        let holds = |run: &&MovedRun| {
+            run.chunk == piece.chunk
+                && if is_map { (run.page, run.pages) == (0, 0) } else { page < run.page + run.pages }
+        };
         run.filter(holds).ok_or_else(|| RepositoryError::Missing {
             pack: piece.pack,
             what: format!("page {page} of chunk {} where it was moved to", piece.chunk),
@@ -217,16 +235,40 @@ impl Repository {
         self.moved(id).await?.ok_or(absent)
     }
 
-    /// Whether a pack is stored, or what prune made of it.
+    /// Whether a pack is stored, or all that prune moved its pages to. Where they went is lost with a record that cannot be read.
     pub async fn stored_pack(&self, id: PackId) -> Result<StoredPack, RepositoryError> {
         if let Some(size) = self.stored_size(&layout::pack(id)).await? {
             return Ok(StoredPack::As(size));
         }
-        let is_moved = self.stored_size(&layout::moved(id)).await?.is_some();
-        Ok(if is_moved { StoredPack::Moved } else { StoredPack::No })
+        let lost = self.lost_of(id, &HashMap::new()).await?;
+        Ok(lost.map_or(StoredPack::Moved, StoredPack::No))
     }
 
-    /// Those of the packs that no listing shows in their size, nor as moved. It may lack what is there, so that nothing may be
+    /// Of the packs that the pages of an absent one went to, one that is neither stored nor was moved on; itself if it was not
+    /// moved. What is in `there` is not asked for.
+    async fn lost_of(
+        &self,
+        id: PackId,
+        there: &HashMap<PackId, u64>,
+    ) -> Result<Option<PackId>, RepositoryError> {
+        let (mut open, mut seen) = (vec![id], HashSet::new());
+        while let Some(absent) = open.pop() {
+            let moved = match self.moved(absent).await {
+                Err(error) if error.is_damage() => None,
+                other => other?,
+            };
+            let Some(moved) = moved else { return Ok(Some(absent)) };
+            for to in moved.packs() {
+                let is_new = seen.insert(to) && !there.contains_key(&to);
+                if is_new && self.stored_size(&layout::pack(to)).await?.is_none() {
+                    open.push(to);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Those of the packs that no listing shows in their size, nor as moved to packs that are there. It may lack what is there, so that nothing may be
     /// deleted by it; what it calls lost is stored again.
     pub async fn lost_packs<'p>(
         &self,
@@ -240,8 +282,14 @@ impl Repository {
         let is_lost = |(id, pack): &(PackId, &PackRef)| there.get(id) != Some(&pack.size);
         let mut lost: HashSet<PackId> = packs.filter(is_lost).map(|(id, _)| id).collect();
         if !lost.is_empty() {
-            for moved in self.moved_ids().await? {
-                lost.remove(&moved);
+            for moved in self.moved_ids().await?.into_iter().filter(|id| !there.contains_key(id)) {
+                // A host that cannot read the record takes its word.
+                let is_lost = lost.contains(&moved)
+                    && self.access().can_read()
+                    && self.lost_of(moved, &there).await?.is_some();
+                if !is_lost {
+                    lost.remove(&moved);
+                }
             }
         }
         Ok(lost)
@@ -260,59 +308,4 @@ impl Repository {
 /// Whether this error is the proven absence of the pack.
 pub fn is_absent_pack(error: &RepositoryError, id: PackId) -> bool {
     matches!(error, RepositoryError::Storage(StorageError::NotFound { name }) if *name == layout::pack(id))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::chunk::{Codec, Digester, MAX_CHUNK};
-    use crate::pack::{PackMemory, PackWriter};
-    use crate::secrets::Keyring;
-
-    fn table() -> PackTable {
-        let writer = Keyring::for_test_vectors(1).writer;
-        let (digester, mut codec) = (Digester::new(&writer), Codec::new(1));
-        let mut pack = PackWriter::new(&writer, &PackMemory::unbounded());
-        for plain in [vec![1; MAX_CHUNK], vec![2; 3 * PAGE]] {
-            let mut digests = Vec::new();
-            digester.pages(&plain, &mut digests);
-            pack.add_pages(&mut codec, &digester, &plain, &digests).unwrap();
-        }
-        pack.add_map(&mut codec, &digester, &[3; 5000]).unwrap();
-        pack.finish().table
-    }
-
-    fn run(chunk: u32, page: u32, pages: u32, to: u8, to_chunk: u32, to_page: u32) -> MovedRun {
-        MovedRun { chunk, page, pages, to_pack: PackId([to; 16]), to_chunk, to_page }
-    }
-
-    #[test]
-    fn extents_follow_their_pages_and_what_was_not_moved_is_missing() {
-        let runs = vec![run(1, 0, 2, 9, 4, 10), run(0, 126, 2, 8, 7, 3), run(2, 0, 0, 8, 1, 0)];
-        let moved = Moved::decode(&Moved::new(table(), runs).encode()).unwrap();
-        assert_eq!(moved.packs(), [PackId([8; 16]), PackId([9; 16])]);
-        let old = PackId([1; 16]);
-        let page = PAGE as u32;
-        let at = |chunk, offset, length| Extent { pack: old, chunk, offset, length };
-        // From the second of two moved pages over the end of the chunk into the middle of a page of the next.
-        let forwarded = moved.forward(at(0, 127 * page, u64::from(page) + 100)).unwrap();
-        let to = |pack: u8, chunk, offset, length| Extent { pack: PackId([pack; 16]), chunk, offset, length };
-        assert_eq!(forwarded, [to(8, 7, 4 * page, u64::from(page)), to(9, 4, 10 * page, 100)]);
-        assert_eq!(moved.forward(at(2, 40, 60)).unwrap(), [to(8, 1, 40, 60)]);
-        for lost in [at(0, 125 * page, 10), at(1, page, 2 * u64::from(page)), at(0, 0, 1)] {
-            assert!(matches!(moved.forward(lost), Err(RepositoryError::Missing { .. })), "{lost:?}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn reading_any_bytes_never_panics(bytes in proptest::collection::vec(0u8.., 0..200), runs in proptest::collection::vec(0u32.., 0..30)) {
-            let _ = Moved::decode(&bytes);
-            let stored = StoredMoved { packs: vec![vec![1; 16]], runs, table: table().encode() };
-            if let Ok(moved) = Moved::decode(&stored.encode_to_vec()) {
-                let old = Extent { pack: PackId([1; 16]), chunk: 0, offset: 0, length: 2 << 20 };
-                let _ = moved.forward(old);
-            }
-        }
-    }
 }

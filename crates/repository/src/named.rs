@@ -6,7 +6,7 @@ use storage::{ObjectName, StorageError};
 
 use crate::backups::MANIFEST_LIMIT;
 use crate::content::ContentError;
-use crate::layout::{self, ClusterName};
+use crate::layout::{self, ClusterName, is_backup_id};
 use crate::manifest::{PackRef, PageRef};
 use crate::repository::{Repository, RepositoryError};
 use crate::seal::{Header, Kind, MAX_FRAME, MAX_HEADER_LEN, Opener, SealError, TAG_LEN};
@@ -113,23 +113,27 @@ impl<F: FnMut(Named)> Fields<F> {
         let mut left = &bytes[..];
         while let Some(len) = field_len(left)? {
             let (field, behind) = left.split_at(len);
-            self.field(field).map_err(|_| ContentError { what: "manifest" })?;
+            self.field(field)?;
             left = behind;
         }
         self.rest = left.to_vec();
         Ok(())
     }
 
-    fn field(&mut self, mut field: &[u8]) -> Result<(), prost::DecodeError> {
-        let (tag, wire_type) = decode_key(&mut field)?;
+    fn field(&mut self, mut field: &[u8]) -> Result<(), ContentError> {
+        let bad = |_| ContentError { what: "manifest" };
+        let (tag, wire_type) = decode_key(&mut field).map_err(bad)?;
         if wire_type != WireType::LengthDelimited {
             return Ok(());
         }
-        decode_varint(&mut field)?;
+        decode_varint(&mut field).map_err(bad)?;
         match tag {
-            PREVIOUS_TAG => (self.each)(Named::Previous(String::from_utf8_lossy(field).into_owned())),
-            PAGE_TAG => (self.each)(Named::Page(PageRef::decode(field)?)),
-            PACK_TAG => (self.each)(Named::Pack(PackRef::decode(field)?)),
+            PREVIOUS_TAG => {
+                let id = std::str::from_utf8(field).ok().filter(|id| id.is_empty() || is_backup_id(id));
+                (self.each)(Named::Previous(id.ok_or(ContentError { what: "id" })?.to_owned()));
+            }
+            PAGE_TAG => (self.each)(Named::Page(PageRef::decode(field).map_err(bad)?)),
+            PACK_TAG => (self.each)(Named::Pack(PackRef::decode(field).map_err(bad)?)),
             _ => {}
         }
         Ok(())
@@ -174,6 +178,25 @@ mod tests {
     use crate::layout::PackId;
     use crate::manifest::{ConfigFile, Manifest};
     use crate::secrets::{Keyring, RepositoryId};
+
+    #[tokio::test]
+    async fn an_id_that_can_be_no_name_is_refused_by_whoever_reads_it() {
+        let keyring = Keyring::generate(RepositoryId::random());
+        let description = Description::new(&keyring.writer, "2026-11-22T00:00:00Z".parse().unwrap(), true);
+        let memory = Arc::new(Memory::new());
+        let repository = Repository::create(memory, keyring, &[], description, None).await.unwrap();
+        let cluster = ClusterName::new("main").unwrap();
+        for (number, previous_id) in ["a b", "a/b", "..", "a\0", "é\n"].into_iter().enumerate() {
+            let id = format!("2026112{number}T000000Z-full");
+            let manifest =
+                Manifest { id: id.clone(), previous_id: previous_id.into(), ..Manifest::default() };
+            repository.publish(&cluster, manifest, None).await.unwrap();
+            let refused = repository.for_each_named(&cluster, &id, |_| ()).await.unwrap_err();
+            assert!(refused.is_damage(), "{previous_id:?}: {refused}");
+            let refused = repository.manifest(&cluster, &id).await.unwrap_err();
+            assert!(refused.is_damage(), "{previous_id:?}: {refused}");
+        }
+    }
 
     #[tokio::test]
     async fn every_pack_of_a_long_manifest_is_told_and_what_is_cut_is_refused() {

@@ -99,9 +99,13 @@ impl RepositoryError {
         match self {
             Self::Seal(SealError::NoPrivateKey { .. }) => false,
             Self::Seal(_) | Self::Content { .. } | Self::Missing { .. } => true,
-            Self::Storage(error) => {
-                matches!(error, StorageError::Truncated { .. } | StorageError::NotFound { .. })
-            }
+            // Nothing that we write reaches a reader's limits.
+            Self::Storage(error) => matches!(
+                error,
+                StorageError::Truncated { .. }
+                    | StorageError::NotFound { .. }
+                    | StorageError::TooLarge { .. }
+            ),
             _ => false,
         }
     }

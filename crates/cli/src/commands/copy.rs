@@ -13,7 +13,7 @@ use super::Session;
 use crate::failure::{Class, Failure, Outcome};
 use crate::output::{bytes, keep_whole, table, table_text};
 use crate::secret_files::{self, Use};
-use crate::settings::Settings;
+use crate::settings::{Form, Settings, span};
 use crate::{opening, progress};
 
 /// Bytes of a backup on its way that an interruption costs at most, about.
@@ -40,12 +40,20 @@ pub struct CopyArguments {
     /// A file with a passphrase of that repository
     #[arg(long, value_name = "FILE")]
     to_passphrase_file: Option<PathBuf>,
+    /// Lock what is copied for this long, in a bucket that has object lock; a
+    /// configured repository has its own setting `lock`
+    #[arg(long, value_name = "SPAN", value_parser = span_argument)]
+    to_lock: Option<std::time::Duration>,
     /// Copy all WAL that it lacks, and no backups
     #[arg(long, conflicts_with = "backups")]
     wal: bool,
     /// Show what would be copied, and copy nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+fn span_argument(text: &str) -> Result<std::time::Duration, String> {
+    span(text).ok_or_else(|| format!("expected {}", Form::Span.expected()))
 }
 
 /// Copies; the exit code says whether some of it is damaged and stayed behind.
@@ -79,11 +87,17 @@ pub async fn run(session: &Session, arguments: &CopyArguments) -> Outcome<u8> {
 
 /// Opens the other repository: with what is configured for it, or with the key or passphrase that is named.
 async fn target(settings: &Settings, arguments: &CopyArguments) -> Outcome<Arc<Repository>> {
+    let configured = settings.other(&arguments.to);
+    if configured.is_some() && arguments.to_lock.is_some() {
+        return Err(Failure::wrong(format!("copy into {}", arguments.to))
+            .because("it is a configured repository, and --to-lock is for others")
+            .hint("put `lock` into its [[repository]] table"));
+    }
     let secret = match (&arguments.to_key_file, &arguments.to_passphrase_file) {
         (Some(file), _) => secret_files::key_in(file)?,
         (None, Some(file)) => Secret::Passphrase(secret_files::read_passphrase(file)?),
         (None, None) => {
-            let configured = settings.other(&arguments.to).ok_or_else(|| {
+            let configured = configured.ok_or_else(|| {
                 Failure::wrong("open the repository to copy into")
                     .because(
                         "no key and no passphrase of it is named, and it is not the name of a configured one",
@@ -93,11 +107,15 @@ async fn target(settings: &Settings, arguments: &CopyArguments) -> Outcome<Arc<R
             return opening::open(configured, Use::Read).await;
         }
     };
-    match settings.other(&arguments.to) {
+    match configured {
         Some(configured) => {
-            opening::open_other(configured, &configured.location()?.to_string(), &secret).await
+            let (place, lock) = (configured.location()?.to_string(), configured.storage().lock);
+            opening::open_other(configured, &place, &secret, lock).await
         }
-        None => opening::open_other(settings, &arguments.to, &secret).await,
+        None => {
+            let lock = arguments.to_lock.and_then(|span| settings.lock_for(span));
+            opening::open_other(settings, &arguments.to, &secret, lock).await
+        }
     }
 }
 

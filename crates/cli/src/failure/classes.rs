@@ -84,7 +84,7 @@ fn storage_class(error: &StorageError) -> Class {
         StorageError::NotFound { .. } | StorageError::RootMissing { .. } => Class::NotFound,
         StorageError::NameTaken { .. } => Class::Conflict,
         StorageError::Truncated { .. } | StorageError::TooLarge { .. } => Class::Damaged,
-        StorageError::Refused { .. } => Class::WrongRequest,
+        StorageError::Refused { .. } | StorageError::NoLock { .. } => Class::WrongRequest,
         StorageError::Transient { .. } | StorageError::Full { .. } => Class::TryAgain,
         StorageError::Other { .. } => Class::Other,
     }
@@ -218,6 +218,7 @@ fn catalogue_class(error: &CatalogueError) -> Option<Class> {
 fn prune_class(error: &PruneError) -> Option<Class> {
     match error {
         PruneError::Unreadable { .. } => Some(Class::Damaged),
+        PruneError::Listing { .. } => Some(Class::TryAgain),
         PruneError::Codec(_) => Some(Class::Bug),
         PruneError::Lease(below) => lease_class(below),
         PruneError::Repository(below) => repository_class(below),

@@ -16,7 +16,7 @@ pub const FIRST: &str = "main";
 const NAME_MAX: usize = 32;
 
 /// Settings that belong together.
-const GROUPS: [&[&str]; 6] = [
+const GROUPS: [&[&str]; 7] = [
     &["key_file", "key", "passphrase_file", "passphrase_command", "passphrase", "writer_file", "writer"],
     &["s3.endpoint", "s3.region", "s3.addressing", "s3.allow_http"],
     &["s3.access_key_id", "s3.secret_access_key", "s3.session_token"],
@@ -38,6 +38,7 @@ const GROUPS: [&[&str]; 6] = [
         "azure.federated_token_file",
     ],
     &["push_timeout"],
+    &["lock", "lock_mode"],
 ];
 
 /// One `[[repository]]` table.

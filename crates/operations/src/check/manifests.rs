@@ -27,11 +27,10 @@ pub(super) async fn read(
     report: &mut CheckReport,
 ) -> Result<(Vec<PackUse>, Vec<Listed>), CheckError> {
     let ids = repository.backup_ids(cluster).await?;
-    report.backups = ids.len();
     let (mut uses, mut listed) = (Vec::new(), Vec::with_capacity(ids.len()));
     let mut coming = stream::iter(ids.into_iter().map(|id| repository.listed(cluster, id))).buffered(AT_ONCE);
     while let Some(backup) = coming.next().await {
-        let mut backup = backup?;
+        let Some(mut backup) = backup? else { continue };
         match &mut backup.manifest {
             Ok(manifest) => {
                 uses.extend(packs_of(manifest, listed.len() as u32));
@@ -47,6 +46,7 @@ pub(super) async fn read(
         }
         listed.push(backup);
     }
+    report.backups = listed.len();
     Ok((uses, listed))
 }
 

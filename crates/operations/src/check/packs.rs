@@ -59,16 +59,19 @@ async fn judged(
     listed: &[Listed],
 ) -> Result<Option<Finding>, RepositoryError> {
     let (id, size) = (uses[0].id, uses[0].size);
-    let what = match repository.stored_pack(id).await? {
+    let (of, what) = match repository.stored_pack(id).await? {
         StoredPack::As(found) if found == size => return Ok(None),
         StoredPack::Moved => return Ok(None),
-        StoredPack::As(found) => format!("the pack has {found} bytes instead of {size}"),
-        StoredPack::No => "the pack is missing".to_owned(),
+        StoredPack::As(found) => (id, format!("the pack has {found} bytes instead of {size}")),
+        StoredPack::No(lost) if lost != id => {
+            (lost, format!("the pack is missing, and pages of pack {id} were moved to it"))
+        }
+        StoredPack::No(_) => (id, "the pack is missing".to_owned()),
     };
     let names: BTreeSet<String> =
         uses.iter().filter_map(|one| Some(listed.get(one.backup as usize)?.id.clone())).collect();
     let names: Vec<String> = names.into_iter().collect();
     let lost =
         format!("files in it cannot be restored from {}; `pgkeep verify` names them", in_words(&names));
-    Ok(Some(Finding::damage(what, lost).of(layout::pack(id)).hurting(names)))
+    Ok(Some(Finding::damage(what, lost).of(layout::pack(of)).hurting(names)))
 }

@@ -9,12 +9,14 @@ use repository::file_list::{FileList, FileListWriter};
 use repository::manifest::{BackupKind, Manifest, PageRef, Totals};
 use repository::pages::pieces;
 use repository::{PackId, Repository, RepositoryError};
+use storage::StorageError;
 
 use super::attempt::Attempt;
 use super::places::{Known, Place, Places};
+use super::plan::identity_of;
 use super::reader::Reader;
 use super::writer::Writer;
-use super::{CopyError, CopyReport, CopyRequest, Plan};
+use super::{CopyError, CopyReport, CopyRequest, Plan, wal};
 use crate::backup::live::count;
 use crate::catalogue::DamagedBackup;
 use crate::failpoint;
@@ -82,11 +84,22 @@ impl<'c> Copier<'c> {
         self.writer.stored_bytes
     }
 
+    /// Copies the WAL of the plan, then its backups.
+    pub(crate) async fn with_wal(&mut self, report: &mut CopyReport) -> Result<(), CopyError> {
+        self.monitor.event(Event::Phase("copy WAL"));
+        wal::copy(self.source, self.target, self.plan, self.request, self.monitor, report).await?;
+        self.monitor.event(Event::Phase("copy backups"));
+        let bytes = self.plan.backups.iter().map(|backup| backup.bytes).sum();
+        self.monitor.event(Event::Total { bytes, files: 0 });
+        self.everything(report).await
+    }
+
     /// Copies every backup of the plan. One that is damaged is told of and does not keep the others from being copied.
-    pub(crate) async fn everything(&mut self, report: &mut CopyReport) -> Result<(), CopyError> {
+    async fn everything(&mut self, report: &mut CopyReport) -> Result<(), CopyError> {
         for backup in &self.plan.backups {
             match self.backup(&backup.id).await {
                 Ok(()) => report.backups.push(backup.id.clone()),
+                Err(error) if self.was_expired(&backup.id, &error).await? => {}
                 Err(error) if error.is_damaged_source() => {
                     report.damaged.push(DamagedBackup { id: backup.id.clone(), why: error.in_full() });
                 }
@@ -94,6 +107,15 @@ impl<'c> Copier<'c> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a backup cannot be read because it was expired since the plan was made.
+    async fn was_expired(&self, id: &str, error: &CopyError) -> Result<bool, CopyError> {
+        let (cluster, source) = (&self.request.cluster, self.source);
+        if !error.is_damaged_source() || source.has_backup(cluster, id).await.map_err(CopyError::Source)? {
+            return Ok(false);
+        }
+        source.was_expired(cluster, id).await.map_err(CopyError::Source)
     }
 
     async fn backup(&mut self, id: &str) -> Result<(), CopyError> {
@@ -157,6 +179,8 @@ impl<'c> Copier<'c> {
             packs.push(pack);
         }
         packs.sort_by_cached_key(|pack| pack.id().ok());
+        // It was there when the pages began to be copied, hours ago.
+        self.check_wal(&manifest).await?;
         let copied = Manifest {
             sequence: 0,
             previous_id: String::new(),
@@ -171,7 +195,17 @@ impl<'c> Copier<'c> {
         }
         let predecessor = self.target.predecessor(cluster).await.map_err(CopyError::Target)?;
         // Last on purpose: until the manifest exists there is no backup.
-        self.target.publish(cluster, copied, predecessor.as_ref()).await.map_err(CopyError::Target)?;
+        let (id, kept) = (copied.id.clone(), identity_of(&copied));
+        match self.target.publish(cluster, copied, predecessor.as_ref()).await {
+            // Another copy was faster.
+            Err(RepositoryError::Storage(StorageError::NameTaken { .. })) => {
+                let there = self.target.manifest(cluster, &id).await.map_err(CopyError::Target)?;
+                if identity_of(&there) != kept {
+                    return Err(CopyError::Conflict { id });
+                }
+            }
+            other => drop(other.map_err(CopyError::Target)?),
+        }
         failpoint::reach("copy.published");
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use pg::wal::{FileName, SegmentName};
 use repository::archive::{ArchiveError, Identity, Inventory, Part, WalName, cover};
-use repository::manifest::Manifest;
+use repository::manifest::{Manifest, Span};
 use repository::{Repository, RepositoryError};
 use serde::Serialize;
 
@@ -119,13 +119,17 @@ async fn plan_backups(
             continue;
         }
         let other = target.manifest(cluster, &id).await.map_err(CopyError::Target)?;
-        let same = |one: &Manifest| (one.server().system_identifier, one.span());
-        if same(&manifest) != same(&other) {
+        if identity_of(&manifest) != identity_of(&other) {
             return Err(CopyError::Conflict { id });
         }
         plan.shared.push(id);
     }
     Ok((!wanted.is_empty()).then_some(needed))
+}
+
+/// By what two backups of one id are told apart: the cluster, and the place in its WAL.
+pub(crate) fn identity_of(manifest: &Manifest) -> (u64, Span) {
+    (manifest.server().system_identifier, manifest.span())
 }
 
 /// The segments from a backup's start to its stop.

@@ -11,7 +11,7 @@ use repository::backups::{ChainFinding, Listed};
 use repository::expired::Expired;
 use repository::manifest::Manifest;
 use repository::moved::StoredPack;
-use repository::{ClusterName, PackId, Repository};
+use repository::{ClusterName, PackId, Repository, layout};
 
 use super::{ExpireError, ExpireRequest};
 use crate::reachable::{ArchiveState, continuous_until};
@@ -92,14 +92,47 @@ pub(super) async fn look(repository: &Repository, request: &ExpireRequest) -> Re
             span: manifest.and_then(span),
         });
     }
-    let claims = repository.claims(cluster).await?.into_iter();
-    let unfinished = claims.filter(|claim| {
-        let is_over = expired.backups.contains(&claim.backup)
-            || backups.iter().any(|backup| backup.fact.id == claim.backup);
-        !is_over && claim.may_be_alive(storage_clock)
-    });
-    let at_work = unfinished.map(|claim| claim.backup).collect();
+    let listed: BTreeSet<&str> = backups.iter().map(|backup| backup.fact.id.as_str()).collect();
+    let at_work = unlisted(repository, cluster, &listed, pins.into_keys(), storage_clock).await?;
     Ok(Looked { backups, archive, storage_clock, at_work, expired, previous })
+}
+
+/// The backups at work. Fails if any other that is not listed, and of which its claim, its pin or a mark of prune tells, is
+/// stored.
+async fn unlisted(
+    repository: &Repository,
+    cluster: &ClusterName,
+    listed: &BTreeSet<&str>,
+    pinned: impl Iterator<Item = String>,
+    storage_clock: Option<Timestamp>,
+) -> Result<Vec<String>, ExpireError> {
+    let (mut at_work, mut told) = (Vec::new(), pinned.collect::<BTreeSet<String>>());
+    told.extend(marked_backups(repository, cluster).await?);
+    for claim in repository.claims(cluster).await? {
+        if listed.contains(claim.backup.as_str()) {
+            continue;
+        }
+        if claim.may_be_alive(storage_clock) && !repository.is_expired(cluster, &claim).await? {
+            at_work.push(claim.backup);
+        } else {
+            told.insert(claim.backup);
+        }
+    }
+    for id in told.iter().filter(|id| !listed.contains(id.as_str()) && !at_work.contains(id)) {
+        if repository.has_backup(cluster, id).await? {
+            return Err(ExpireError::Listing { what: format!("backup {id}") });
+        }
+    }
+    Ok(at_work)
+}
+
+/// The backups that prune saw when it wrote the marks that there are.
+async fn marked_backups(repository: &Repository, cluster: &ClusterName) -> Result<Vec<String>, ExpireError> {
+    let marks = repository.marks().await?;
+    let all =
+        marks.iter().flat_map(|mark| mark.note.backups.iter()).filter_map(|backup| backup.split_once('/'));
+    let ours = all.filter(|(of, id)| *of == cluster.as_str() && layout::is_backup_id(id));
+    Ok(ours.map(|(_, id)| id.to_owned()).collect())
 }
 
 /// Refuses a list that lacks what is stored, or that was rolled back.
@@ -224,7 +257,7 @@ async fn missing_pack(
                 return Ok(Some(format!("pack {id} has {size} bytes instead of {}", pack.size)));
             }
             StoredPack::As(_) | StoredPack::Moved => {}
-            StoredPack::No => return Ok(Some(format!("pack {id} is missing"))),
+            StoredPack::No(lost) => return Ok(Some(format!("pack {lost} is missing"))),
         }
         stored.insert(id, pack.size);
     }

@@ -1,5 +1,7 @@
 //! Which packs are named: a set that takes twelve bytes for each.
 
+use std::collections::HashSet;
+
 use repository::PackId;
 
 /// The packs that backups name, with the most bytes of each that one of them names.
@@ -54,15 +56,26 @@ impl LiveSet {
         Some(u64::from(self.most[at]) << 10)
     }
 
+    /// The keys of those whose ids begin with this byte and that are not in `listed`.
+    pub(crate) fn lacking<'l>(
+        &'l self,
+        first: u8,
+        listed: &'l HashSet<u64>,
+    ) -> impl Iterator<Item = u64> + 'l {
+        let begin = self.keys.partition_point(|key| key >> 56 < u64::from(first));
+        let end = self.keys.partition_point(|key| key >> 56 <= u64::from(first));
+        self.keys[begin..end].iter().copied().filter(|key| !listed.contains(key))
+    }
+
     /// True if some backup names the pack.
     pub(crate) fn contains(&self, pack: PackId) -> bool {
         self.named(pack).is_some()
     }
 }
 
-/// What is kept of an id.
+/// What is kept of an id: its beginning, by which packs are listed.
 pub(crate) fn key(pack: PackId) -> u64 {
-    u64::from_le_bytes(*pack.0.first_chunk().expect("an id has 16 bytes"))
+    u64::from_be_bytes(*pack.0.first_chunk().expect("an id has 16 bytes"))
 }
 
 /// Bytes in whole KiB, at most what fits.

@@ -9,6 +9,7 @@ use repository::{PackId, Repository, RepositoryError, layout};
 use serde::Serialize;
 use storage::ObjectName;
 
+use super::live::key;
 use super::roots::Roots;
 use super::usage::{Usage, Wanted};
 use super::{PruneError, PruneRequest};
@@ -64,6 +65,10 @@ pub struct Plan {
     pub delete_moved: Vec<PlannedPack>,
     /// Packs that are marked and must wait.
     pub waiting: Vec<PlannedPack>,
+    /// Packs that could go, and are locked.
+    pub locked: Vec<PlannedPack>,
+    /// When the first of these locks ends.
+    pub locked_until: Option<Timestamp>,
     /// Packs that nobody names and an operation at work may have stored.
     pub maybe_new: Vec<PlannedPack>,
     /// When the first of those that wait may go, if nothing but time keeps them.
@@ -105,6 +110,7 @@ pub async fn plan(repository: &Arc<Repository>, request: &PruneRequest) -> Resul
     let mut look = Look::new(&roots, &marks, request, now);
     look.packs(repository).await?;
     look.choose(repository, request).await?;
+    look.locks(repository, now.unwrap_or_else(Timestamp::now)).await?;
     Ok(look.finish(&roots, marks))
 }
 
@@ -168,11 +174,13 @@ impl<'l> Look<'l> {
 
     /// Looks at every pack, a 256th of them at a time.
     async fn packs(&mut self, repository: &Repository) -> Result<(), PruneError> {
-        let mut there = HashSet::new();
+        let (mut there, mut unlisted) = (HashSet::new(), HashSet::new());
         for first in 0..=u8::MAX {
+            let mut listed = HashSet::new();
             let entries = repository.storage().list(&layout::packs_of(first)).await;
             for entry in entries.map_err(RepositoryError::from)? {
                 let Some(id) = layout::parse_pack(entry.name.as_str()) else { continue };
+                listed.insert(key(id));
                 self.plan.packs += 1;
                 self.plan.bytes += entry.size;
                 if self.moved.contains(&id) {
@@ -180,7 +188,12 @@ impl<'l> Look<'l> {
                 }
                 self.pack(PlannedPack { id, bytes: entry.size }, entry.modified);
             }
+            unlisted.extend(self.roots.live.lacking(first, &listed));
         }
+        for id in &self.moved {
+            unlisted.remove(&key(*id));
+        }
+        self.roots.check_moves(repository, &unlisted).await?;
         // Of what was moved and is gone itself, the record goes when nobody names it.
         for id in self.moved.iter().filter(|id| !there.contains(id)).copied().collect::<Vec<_>>() {
             if !self.roots.live.contains(id) {
@@ -269,20 +282,55 @@ impl<'l> Look<'l> {
         Ok(())
     }
 
+    /// Leaves out of what could go what is locked.
+    async fn locks(&mut self, repository: &Repository, now: Timestamp) -> Result<(), PruneError> {
+        let plan = &mut self.plan;
+        for (packs, with_record) in [(&mut plan.delete_dead, true), (&mut plan.delete_moved, false)] {
+            let locks = locks(repository, packs, with_record, now).await?;
+            let mut locks = locks.into_iter();
+            packs.retain(|pack| {
+                let Some(until) = locks.next().flatten() else { return true };
+                plan.locked.push(pack.clone());
+                plan.locked_until = Some(plan.locked_until.map_or(until, |first| first.min(until)));
+                false
+            });
+        }
+        Ok(())
+    }
+
     fn finish(mut self, roots: &Roots, marks: Vec<Mark>) -> Plan {
         let over =
             roots.partials.iter().filter(|partial| partial.is_over).map(|partial| partial.name.clone());
         self.plan.ended.extend(over);
         self.plan.ended.extend(roots.ended_claims.iter().cloned());
-        // A mark has told everything when what it named is gone, or named again.
-        let lists = [&self.plan.delete_dead, &self.plan.delete_moved, &self.plan.waiting];
+        // A mark has told everything when what it named is gone, or named again. One of which anything was named again tells
+        // nothing of what is unnamed later, whose time begins anew: the rest of it is marked anew, too.
+        let plan = &self.plan;
+        let lists = [&plan.delete_dead, &plan.delete_moved, &plan.waiting, &plan.locked];
         let pending: HashSet<PackId> = lists.into_iter().flatten().map(|pack| pack.id).collect();
-        let is_told =
-            |mark: &&Mark| mark.note.dead().chain(mark.note.moved()).all(|id| !pending.contains(&id));
+        let is_told = |mark: &&Mark| {
+            let mut all = mark.note.dead().chain(mark.note.moved());
+            all.all(|id| !pending.contains(&id)) || mark.note.dead().any(|id| roots.live.contains(id))
+        };
         self.plan.ended.extend(marks.iter().filter(is_told).map(|mark| mark.name.clone()));
         self.plan.marks = marks;
         self.plan
     }
+}
+
+/// Until when packs are locked at `now`, each `with_record` of where it was moved to: what goes together waits for each other.
+pub(super) async fn locks(
+    repository: &Repository,
+    packs: &[PlannedPack],
+    with_record: bool,
+    now: Timestamp,
+) -> Result<Vec<Option<Timestamp>>, RepositoryError> {
+    let mut locks = repository.locks(packs.iter().map(|pack| layout::pack(pack.id)), now).await?;
+    if with_record {
+        let records = repository.locks(packs.iter().map(|pack| layout::moved(pack.id)), now).await?;
+        locks.iter_mut().zip(records).for_each(|(lock, record)| *lock = (*lock).max(record));
+    }
+    Ok(locks)
 }
 
 /// Whether what a mark names may go, as far as time and operations at work tell.

@@ -141,6 +141,8 @@ impl<'m> Mover<'m> {
             failpoint::reach("prune.packed");
         }
         for (id, table, runs) in std::mem::take(&mut self.read) {
+            // A host that slept may have been overtaken by one that took the new pack for dead.
+            lease.confirm().await?;
             self.repository.store_moved(id, &Moved::new(table, runs)).await?;
             failpoint::reach("prune.moved");
             self.moved.push(id);

@@ -1,8 +1,8 @@
 //! What names packs: every backup, every attempt at one, and what is known of operations at work.
 //!
 //! A listing may lack what is there. So each backup is known in two ways at least: a listing of manifests shows it, its
-//! successor names it as its previous one, its claim announced it, or an earlier run of prune saw it. One that any of
-//! these tells of is asked for by its name, and only a proven absence lets it go.
+//! claim announced it and stays as long as it does, its successor names it as its previous one, a pin keeps it, or an earlier
+//! run of prune saw it. One that any of these tells of is asked for by its name, and only a proven absence lets it go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,7 +58,7 @@ impl Roots {
         };
         let seen = marks.iter().flat_map(|mark| &mark.note.backups).filter_map(|backup| {
             let (cluster, id) = backup.split_once('/')?;
-            Some((ClusterName::new(cluster).ok()?, id.to_owned()))
+            Some((ClusterName::new(cluster).ok()?, id.to_owned())).filter(|_| layout::is_backup_id(id))
         });
         let mut told: BTreeMap<ClusterName, BTreeSet<String>> = BTreeMap::new();
         for (cluster, id) in seen {
@@ -103,8 +103,8 @@ impl Roots {
         // Claims before manifests: a backup that ends in between is seen by its manifest.
         let claims = repository.claims(cluster).await?;
         let listed: BTreeSet<String> = repository.backup_ids(cluster).await?.into_iter().collect();
-        let mut existed = told.clone();
         told.extend(claims.iter().map(|claim| claim.backup.clone()));
+        told.extend(repository.pins(cluster).await?.into_iter().map(|pin| pin.backup));
         let mut open: Vec<String> = listed.union(&told).cloned().collect();
         let mut backups = BTreeSet::new();
         let mut asked = BTreeSet::new();
@@ -117,18 +117,14 @@ impl Roots {
                     tracing::warn!(backup = %id, "a backup is there that the storage's listing lacks");
                 }
                 backups.insert(id);
-                existed.insert(previous.clone());
                 open.push(previous);
             }
         }
         let newest = backups.last().cloned();
-        for claim in claims {
-            let is_newest = newest.as_ref() == Some(&claim.backup);
-            // One that existed and is gone was expired.
-            let is_over = backups.contains(&claim.backup) || existed.contains(&claim.backup);
-            if !is_over && !repository.is_expired(cluster, &claim.backup).await? && claim.may_be_alive(now) {
+        for claim in claims.into_iter().filter(|claim| !backups.contains(&claim.backup)) {
+            if claim.may_be_alive(now) && !repository.is_expired(cluster, &claim).await? {
                 self.at_work.push(claim);
-            } else if !is_newest {
+            } else {
                 self.ended_claims.push(layout::claim(cluster, &claim.backup));
             }
         }

@@ -161,14 +161,15 @@ impl Wanted {
 /// What was read already: backups share most of their lists.
 #[derive(Default)]
 struct Seen {
-    pages: HashSet<[u8; 16]>,
+    /// By their places: what is stored twice is named twice.
+    pages: HashSet<Extent>,
     leaves: HashSet<Extent>,
 }
 
 impl Seen {
     fn collect(&mut self, named: Named, pages: &mut Vec<PageRef>) {
         if let Named::Page(page) = named
-            && page.digest.first_chunk().is_none_or(|digest| self.pages.insert(*digest))
+            && page.extent().ok().is_none_or(|at| self.pages.insert(at))
         {
             pages.push(page);
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use pg::page::{self, Verdict};
 use repository::chunk::{Codec, MAX_CHUNK, PAGE};
 use repository::content::Extent;
+use repository::moved::is_absent_pack;
 use repository::pack::{OpenPack, PackTable};
 use repository::pages::pieces;
 use repository::{PackId, Repository, RepositoryError, layout};
@@ -77,16 +78,19 @@ struct Seen {
     state: PackState,
     /// Pages whose checksum was looked at.
     pages: u64,
+    /// It is gone because its pages were moved since the run began; nothing is known of them.
+    is_moved: bool,
 }
 
-/// Verifies the packs of a batch. What was seen before it ended early is in the run's look.
+/// Verifies the packs of a batch; returns those that were moved elsewhere since the run began. What was seen before it ended
+/// early is in the run's look.
 pub(super) async fn verify(
     run: &mut Run<'_>,
     subjects: &Subjects,
     batch: &[PackId],
     pieces: Pieces,
     damaged: &mut DamagedPacks,
-) -> Result<(), VerifyError> {
+) -> (Vec<PackId>, Result<(), VerifyError>) {
     let items: Vec<Item> = batch.iter().filter_map(|id| Item::of(*id, subjects, &pieces)).collect();
     let shared = Shared {
         repository: run.repository.clone(),
@@ -98,9 +102,10 @@ pub(super) async fn verify(
     };
     let (threads, handle) = (run.request.workers.max(1) * THREADS, Handle::current());
     let outcomes = tokio::task::spawn_blocking(move || shared.all(threads, &handle)).await;
-    let mut ended = run.check_stop();
+    let (mut moved, mut ended) = (Vec::new(), run.check_stop());
     for (id, size, seen) in outcomes.expect("verifying does not panic") {
         match seen {
+            Ok(seen) if seen.is_moved => moved.push(id),
             Ok(seen) => {
                 run.report.bytes_read += size;
                 run.report.pages_verified += seen.pages - (seen.state.pages.len() as u64).min(seen.pages);
@@ -115,7 +120,7 @@ pub(super) async fn verify(
             Err(error) => ended = Err(error.into()),
         }
     }
-    ended
+    (moved, ended)
 }
 
 struct Item {
@@ -194,8 +199,11 @@ impl<'s> Worker<'s> {
         let pack = match self.handle.block_on(repository.open_pack(item.id, item.tail_len)) {
             Ok(pack) => pack,
             Err(error) if is_damage(&error) => {
-                let state = PackState { lost: Some(error.to_string()), ..PackState::default() };
-                return Ok(Seen { state, pages: 0 });
+                let is_moved = is_absent_pack(&error, item.id)
+                    && self.handle.block_on(repository.moved(item.id))?.is_some();
+                let lost = (!is_moved).then(|| error.to_string());
+                let state = PackState { lost, ..PackState::default() };
+                return Ok(Seen { state, pages: 0, is_moved });
             }
             Err(error) => return Err(error),
         };

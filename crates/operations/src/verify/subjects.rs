@@ -9,7 +9,7 @@ use repository::proof::Damage;
 use repository::{PackId, layout};
 
 use super::{Run, VerifyError};
-use crate::findings::{Finding, HurtFile, is_damage};
+use crate::findings::{Finding, HurtFile};
 
 /// What is remembered of a backup; its manifest is read again when its lists are.
 pub(super) struct Subject {
@@ -54,13 +54,10 @@ pub(super) async fn read(run: &mut Run<'_>) -> Result<Subjects, VerifyError> {
     let mut subjects = Subjects::default();
     for id in ids.into_iter().rev() {
         run.check_stop()?;
-        run.report.backups += 1;
         let name = layout::manifest(cluster, &id);
-        let mut read = run.repository.manifest(cluster, &id).await;
-        if read.as_ref().is_err_and(is_damage) {
-            read = run.repository.manifest(cluster, &id).await;
-        }
-        match read {
+        let Some(read) = run.repository.listed(cluster, id.clone()).await? else { continue };
+        run.report.backups += 1;
+        match read.manifest {
             Ok(manifest) => {
                 if run.proofs.damaged().any(|(object, _, _)| object == name.as_str()) {
                     run.look.whole.push(name.to_string());
@@ -68,14 +65,13 @@ pub(super) async fn read(run: &mut Run<'_>) -> Result<Subjects, VerifyError> {
                 run.report.findings.extend(of_manifest(&manifest));
                 subjects.add(manifest);
             }
-            Err(error) if is_damage(&error) => {
+            Err(error) => {
                 let damage = Damage { what: error.to_string(), backups: vec![id.clone()] };
                 let lost = format!("backup {id} cannot be restored; others do not need it");
                 let finding = Finding::damage(error.to_string(), lost).of(&name).hurting(vec![id]);
                 run.look.damaged.push((name.to_string(), damage));
                 run.report.findings.push(finding);
             }
-            Err(error) => return Err(error.into()),
         }
     }
     subjects.place(run).await?;
@@ -84,7 +80,7 @@ pub(super) async fn read(run: &mut Run<'_>) -> Result<Subjects, VerifyError> {
 
 impl Subjects {
     /// Puts the packs that pages were moved to in the place of those that are gone.
-    async fn place(&mut self, run: &Run<'_>) -> Result<(), VerifyError> {
+    pub(super) async fn place(&mut self, run: &Run<'_>) -> Result<(), VerifyError> {
         self.places = Places::find(&run.repository, |id| self.packs.contains_key(&id)).await?;
         for (id, item) in std::mem::take(&mut self.packs) {
             for to in self.places.packs(id) {
@@ -93,6 +89,11 @@ impl Subjects {
             }
         }
         Ok(())
+    }
+
+    /// The backups among these that a damage hurts.
+    pub(super) fn hurt_by<'d>(&self, damage: &'d Damage) -> impl Iterator<Item = &'d String> {
+        damage.backups.iter().filter(|id| self.backups.iter().any(|subject| subject.id == **id))
     }
 
     fn add(&mut self, manifest: Manifest) {

@@ -102,6 +102,7 @@ impl Scene {
             findings_total: damaged_pages,
             ..Default::default()
         };
+        self.repository.claim(&cluster(), &manifest.id, "a test").await.unwrap();
         let previous = self.repository.predecessor(&cluster()).await.unwrap();
         self.repository.publish(&cluster(), manifest, previous.as_ref()).await.unwrap();
     }

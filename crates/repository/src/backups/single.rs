@@ -1,5 +1,7 @@
 //! One manifest at a time, for those who look at many and keep none.
 
+use storage::StorageError;
+
 use super::{Listed, MANIFEST_LIMIT, decode_manifest};
 use crate::layout::{self, ClusterName};
 use crate::manifest::Manifest;
@@ -7,13 +9,27 @@ use crate::repository::{Repository, RepositoryError};
 use crate::seal::{Header, Kind, open_stream};
 
 impl Repository {
-    /// One backup of those that are listed.
-    pub async fn listed(&self, cluster: &ClusterName, id: String) -> Result<Listed, RepositoryError> {
-        match self.read_manifest(cluster, &id).await {
-            Ok((manifest, digest)) => Ok(Listed { id, manifest: Ok(manifest), digest: Some(digest) }),
-            Err(error) if error.is_damage() => Ok(Listed { id, manifest: Err(error), digest: None }),
+    /// One backup of those that are listed; `None` if it was expired since. It is called damaged when it was read twice.
+    pub async fn listed(&self, cluster: &ClusterName, id: String) -> Result<Option<Listed>, RepositoryError> {
+        let mut read = self.read_manifest(cluster, &id).await;
+        if read.as_ref().is_err_and(RepositoryError::is_damage) {
+            read = self.read_manifest(cluster, &id).await;
+        }
+        match read {
+            Ok((manifest, digest)) => Ok(Some(Listed { id, manifest: Ok(manifest), digest: Some(digest) })),
+            Err(RepositoryError::Storage(StorageError::NotFound { .. }))
+                if self.was_expired(cluster, &id).await? =>
+            {
+                Ok(None)
+            }
+            Err(error) if error.is_damage() => Ok(Some(Listed { id, manifest: Err(error), digest: None })),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether it is written down that a backup was expired.
+    pub async fn was_expired(&self, cluster: &ClusterName, id: &str) -> Result<bool, RepositoryError> {
+        Ok(self.stored_size(&layout::expired_note(cluster, id)).await?.is_some())
     }
 
     /// Reads and opens a partial manifest by its object's name, for those who ask whether it is whole.
