@@ -80,12 +80,14 @@ fn a_backup_goes_into_a_newer_server_and_into_an_older_one() {
         backup(&scene, &source, "zoo", &[]);
         create(&target, "back");
         restore(&scene, &target, "back", more);
-        let rows = ["--data-only"];
+        let rows = ["--data-only", "--no-blobs"];
         let data = |server: &Throwaway, name: &str| -> Vec<Vec<u8>> {
             let lines = dump(server, name, &rows).into_iter();
             lines.filter(|line| !line.starts_with(b"--") && !line.starts_with(b"SET ")).collect()
         };
         assert_same(&data(&source, "zoo"), &data(&target, "back"), &format!("{from} into {to}"));
+        let large = "select string_agg(oid || md5(lo_get(oid)) || lomowner::regrole::text, ' ' order by oid) from pg_largeobject_metadata";
+        assert_eq!(ask(&source, "zoo", large), ask(&target, "back", large));
         let objects = "select string_agg(relkind || n::text, ' ' order by relkind) from (select relkind, count(*) n from pg_class \
                        where relnamespace in (select oid from pg_namespace where nspname in ('zoo', 'odd / names.%')) \
                        group by relkind)";
@@ -97,7 +99,7 @@ fn a_backup_goes_into_a_newer_server_and_into_an_older_one() {
 }
 
 /// What belongs to a database itself.
-const OF_DATABASE: &str = "select concat_ws('|', datacl, datconnlimit, pg_get_userbyid(datdba), shobj_description(oid, 'pg_database'), \
+const OF_DATABASE: &str = "select concat_ws('|', (select string_agg(acl::text, ' ' order by acl::text) from unnest(datacl) acl), datconnlimit, pg_get_userbyid(datdba), shobj_description(oid, 'pg_database'), \
     (select string_agg(setrole::regrole::text || setconfig::text, ',' order by setrole) from pg_db_role_setting where setdatabase = d.oid)) \
     from pg_database d where datname = 'app'";
 
@@ -224,7 +226,8 @@ fn parts_of_a_database_come_back_by_themselves() {
 fn definitions_and_rows_come_back_one_after_the_other() {
     let Some(scene) = zoo::scene(18) else { return };
     let server = zoo::server(&scene);
-    fill(&server, "zoo", 18);
+    // Without constraints that hold for new rows only: those do not let old ones in, whoever brings them.
+    fill(&server, "zoo", 17);
     backup(&scene, &server, "zoo", &[]);
     let source = dump(&server, "zoo", &[]);
     create(&server, "back");

@@ -41,7 +41,7 @@ fn assert_unharmed(scene: &Scene, server: &Throwaway, source: &[Vec<u8>], backup
 fn end_sessions(server: &Throwaway, condition: &str, most: u32, stop: &AtomicBool) -> u32 {
     let session = connect(server, "postgres");
     let sql = format!(
-        "select count(*) from (select pg_terminate_backend(pid) from pg_stat_activity where {condition} limit 1) x"
+        "select count(*) from (select pg_terminate_backend(pid) from pg_stat_activity where datname = 'app' and {condition} limit 1) x"
     );
     let mut ended = 0;
     while !stop.load(Ordering::Acquire) && ended < most {
@@ -221,7 +221,8 @@ fn the_owner_of_a_database_and_of_nothing_else_backs_up_and_restores() {
     let info = scene.json(&["info", said["backup"]["id"].as_str().unwrap()]).to_string();
     assert!(!info.contains("not-for-tenants"));
     // Into a database of another owner, who is no more than that.
-    run(&server, "postgres", "create role second login; create database back owner second");
+    run(&server, "postgres", "create role second login");
+    run(&server, "postgres", "create database back owner second");
     let into = zoo::url(&server, "back").replace("postgres@", "second@");
     let restore = |more: &[&str]| scene.run(&[&["restore", "--yes", "--into", &into], more].concat());
     for way in [&[][..], &["--clean"], &["--data-only", "--clean"]] {
@@ -279,7 +280,7 @@ fn a_pause_of_the_reader_is_not_the_end() {
     run(
         &server,
         "app",
-        "alter database app set statement_timeout = '1ms'; alter database app set idle_in_transaction_session_timeout = '50ms'",
+        "alter database app set statement_timeout = '500ms'; alter database app set idle_in_transaction_session_timeout = '50ms'",
     );
     let folder = zoo::dump_that(&scene, "sleep 1; exec \"$real\" \"$@\"");
     let mut slow =

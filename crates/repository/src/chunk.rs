@@ -99,7 +99,12 @@ impl Digester {
 
     /// Digest of one row of a logical backup: of what it says, and where a piece ends.
     pub fn row(&self, row: &[u8]) -> [u8; 32] {
-        *blake3::keyed_hash(&self.row_key, row).as_bytes()
+        row_digest(&self.row_key, row)
+    }
+
+    /// The key of rows' digests, which stands in the manifest: a copy is in a repository that has another one.
+    pub fn row_key(&self) -> [u8; 32] {
+        self.row_key
     }
 
     /// Digests a whole content that comes in pieces, as [`Digester::content`] does.
@@ -115,6 +120,11 @@ impl Digester {
         }
         ChunkDigest(*hasher.finalize().as_bytes())
     }
+}
+
+/// Digest of one row under this key.
+pub fn row_digest(key: &[u8; 32], row: &[u8]) -> [u8; 32] {
+    *blake3::keyed_hash(key, row).as_bytes()
 }
 
 /// The eight bytes of a full page digest that tables keep.

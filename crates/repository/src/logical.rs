@@ -29,6 +29,9 @@ pub struct LogicalRecord {
     /// The server's globals.
     #[prost(enumeration = "Globals", tag = "3")]
     pub globals: i32,
+    /// The key of the rows' digests: 32 bytes.
+    #[prost(bytes = "vec", tag = "4")]
+    pub row_key: Vec<u8>,
 }
 
 /// One database of a logical backup.

@@ -38,6 +38,7 @@ pub async fn back_up(
     monitor: Arc<dyn Monitor>,
 ) -> Result<BackupReport, LogicalError> {
     let began = Instant::now();
+    connection.remove_timeouts()?;
     let facts = ServerFacts::read(&connection)?;
     if let Some(pooler) = &facts.pooler {
         return Err(LogicalError::Pooler { pooler: pooler.to_string(), hint: pooler.hint() });
@@ -133,7 +134,11 @@ impl Taking<'_> {
             program: concat!("pgkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
             label: self.request.label.clone(),
             warnings: self.plan.warnings.clone(),
-            logical: Some(LogicalRecord { dumped_by: self.dump.version.clone(), ..LogicalRecord::default() }),
+            logical: Some(LogicalRecord {
+                dumped_by: self.dump.version.clone(),
+                row_key: self.repository.digester().row_key().to_vec(),
+                ..LogicalRecord::default()
+            }),
             ..Manifest::default()
         }
     }

@@ -219,7 +219,13 @@ fn arguments(request: &RestoreRequest) -> Vec<String> {
 }
 
 fn schemas(request: &RestoreRequest) -> Vec<String> {
-    request.schemas.iter().map(|schema| format!("--schema={schema}")).collect()
+    let mut arguments: Vec<String> =
+        request.schemas.iter().map(|schema| format!("--schema={schema}")).collect();
+    if !arguments.is_empty() {
+        // They are of no schema; what they publish of one would be added to them.
+        arguments.push("--no-publications".to_owned());
+    }
+    arguments
 }
 
 /// What drops, if it is there, the large object that this line makes.

@@ -38,6 +38,13 @@ impl RestorePlan {
         self.tables.iter().map(|table| table.rows).sum()
     }
 
+    /// The key of the digests by which rows are compared: that of the repository in which the backup was made.
+    pub(super) fn row_key(&self) -> Result<[u8; 32], LogicalError> {
+        let key = self.manifest.logical.as_ref().map(|record| &record.row_key[..]).unwrap_or_default();
+        key.try_into()
+            .map_err(|_| LogicalError::NotWhole { what: "it has no key of its rows' digests".to_owned() })
+    }
+
     /// Their bytes.
     pub fn bytes(&self) -> u64 {
         self.tables.iter().map(|table| table.bytes).sum()

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use repository::chunk::row_digest;
 use repository::logical::{self, TableRecord};
 use server::connection::{Connection, ConnectionSettings};
 use server::tables::{literal, qualified, quoted};
@@ -194,17 +195,17 @@ fn copy_file(
     // Names are in UTF-8, and rows in the encoding in which they were written.
     let from = format!("FROM STDIN WITH (ENCODING {})", literal(&plan.database.encoding));
     connection.begin_copy_in(&format!("COPY {into}{list} {from}")).map_err(failed)?;
-    let digester = plan.repository.digester();
+    let key = plan.row_key()?;
     let (mut sum, mut rest, mut sending) = (RowSum::default(), Vec::new(), Vec::with_capacity(2 * SEND));
     let read = handle.block_on(reader.read(&entry, |bytes| {
         each_row(bytes, &mut |row| {
             // A row may be cut where a chunk ends.
             if row.ends_with(b"\n") && rest.is_empty() {
-                sum.add(&digester.row(row), row.len());
+                sum.add(&row_digest(&key, row), row.len());
             } else {
                 rest.extend_from_slice(row);
                 if rest.ends_with(b"\n") {
-                    sum.add(&digester.row(&rest), rest.len());
+                    sum.add(&row_digest(&key, &rest), rest.len());
                     rest.clear();
                 }
             }
