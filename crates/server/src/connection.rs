@@ -75,7 +75,7 @@ impl Connection {
 
     /// Runs several statements separated by semicolons, in one transaction unless they say otherwise; text, or bytes in the
     /// session's encoding.
-    pub fn run_script(&self, sql: impl AsRef<[u8]>) -> Result<(), ServerError> {
+    pub fn run_script(&self, sql: &(impl AsRef<[u8]> + ?Sized)) -> Result<(), ServerError> {
         let sql = CString::new(sql.as_ref()).map_err(|_| ServerError::NulByte)?;
         self.lock().script(&sql)
     }

@@ -168,7 +168,7 @@ pub fn lock(connection: &Connection, tables: &[Table]) -> Result<bool, ServerErr
         }
         // A statement goes by the columns of now, whatever the snapshot shows.
         let looks: Vec<String> = batch.iter().map(look).collect();
-        match connection.run_script(looks.concat()) {
+        match connection.run_script(&looks.concat()) {
             Err(error) if CHANGED.iter().any(|code| error.has_sqlstate(code)) => return Ok(false),
             other => other?,
         }

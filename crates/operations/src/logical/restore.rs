@@ -159,7 +159,7 @@ impl Restoring<'_> {
     fn run_script(
         &self,
         connection: &Connection,
-        script: impl AsRef<[u8]>,
+        script: &(impl AsRef<[u8]> + ?Sized),
         what: &'static str,
     ) -> Result<(), LogicalError> {
         let named = self.plan.database.name.clone();

@@ -31,9 +31,9 @@ impl Restoring<'_> {
             self.schemas(connection)?;
             let script = self.definitions.script(Section::PreData)?;
             for unlink in unlinks(&script) {
-                self.run_script(connection, unlink, "drop large objects of")?;
+                self.run_script(connection, &unlink, "drop large objects of")?;
             }
-            self.run_script(connection, script, "make tables in")?;
+            self.run_script(connection, &script, "make tables in")?;
         }
         if !request.definitions_only {
             self.monitor.event(Event::Phase("copy rows"));

@@ -31,7 +31,7 @@ const QUOTED_LISTS: [&str; 6] = [
 impl Restoring<'_> {
     pub(super) fn swap(&self) -> Result<RestoreReport, LogicalError> {
         let target = &self.plan.target;
-        let stamp = Timestamp::now().strftime("%Y%m%d%H%M%S").to_string();
+        let stamp = Timestamp::now().strftime("%Y%m%d%H%M%S%3f").to_string();
         let (fresh, old) = (beside(&target.database, "new", &stamp), beside(&target.database, "old", &stamp));
         let maintenance = self.maintenance()?;
         self.monitor.event(Event::Phase("make a new database"));
@@ -106,7 +106,11 @@ impl Restoring<'_> {
             &[&self.plan.target.database],
         )?;
         let (tablespace, limit) = (place.first()?.required(0)?, place.first()?.required(1)?);
-        sql.push_str(&format!(" TABLESPACE {} CONNECTION LIMIT {limit}", quoted(tablespace)));
+        sql.push_str(&format!(" CONNECTION LIMIT {limit}"));
+        // To say the default aloud takes a right that not saying it does not.
+        if tablespace != "pg_default" {
+            sql.push_str(&format!(" TABLESPACE {}", quoted(tablespace)));
+        }
         maintenance.execute(&sql, &[]).map_err(LogicalError::relation("create database", name))?;
         let owner = maintenance.query_one(
             "SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database WHERE datname = $1",
