@@ -185,7 +185,8 @@ impl Definitions {
             let is_first = !began && line.starts_with(b"\\restrict ");
             began |= is_first;
             let unknown = self.old_target && line == UNKNOWN_BEFORE.as_bytes();
-            if !is_first && !unknown && !(began && line.starts_with(b"\\unrestrict ")) {
+            let is_last = began && line.starts_with(b"\\unrestrict ");
+            if !(is_first || unknown || is_last) {
                 visit(&line)?;
             }
         }
