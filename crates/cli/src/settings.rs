@@ -188,6 +188,12 @@ impl Settings {
         self.word("mode").parse().expect("the form was checked and there is a default")
     }
 
+    /// The words of a list that is separated by commas.
+    pub fn list(&self, name: &str) -> Vec<String> {
+        let words = self.word(name).split(',').map(str::trim);
+        words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    }
+
     /// How a backup knows what changed.
     pub fn changed_by(&self) -> ChangedBy {
         self.word("changed_by").parse().expect("the form was checked and there is a default")
@@ -264,7 +270,7 @@ impl Settings {
 }
 
 /// Settings that a command called by PostgreSQL does not need.
-const ONLY_HERE: [&str; 17] = [
+const ONLY_HERE: [&str; 22] = [
     "log",
     "log_format",
     "workers",
@@ -276,6 +282,11 @@ const ONLY_HERE: [&str; 17] = [
     "slot",
     "max_lag",
     "slot_limit",
+    "logical.databases",
+    "logical.exclude_schemas",
+    "logical.exclude_tables",
+    "logical.exclude_rows",
+    "logical.lock_timeout",
     "retention.keep",
     "retention.keep_daily",
     "retention.keep_weekly",

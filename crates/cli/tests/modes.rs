@@ -42,7 +42,6 @@ fn each_right_that_a_role_lacks_is_named() {
     scene
         .run(&["backup", "--mode", "local", "--database-url", &url])
         .refused(2, &["where the data directory is"]);
-    scene.run(&["backup", "--mode", "logical", "--database-url", &url]).refused(2, &["not built yet"]);
 }
 
 #[test]
@@ -57,10 +56,16 @@ fn without_a_mode_the_best_possible_way_is_taken_and_shown() {
     sql(&server, "create role nobody_much login");
     let url = format!("{} user=nobody_much", server.conninfo());
     let none = shown(&url);
-    assert_eq!((none["mode"].as_str(), none["ready"].as_bool()), (None, Some(false)));
+    assert_eq!((none["mode"].as_str(), none["ready"].as_bool()), (Some("logical"), Some(true)), "{none}");
     assert_eq!(none["against"]["sql"].as_array().unwrap().len(), 4, "{none}");
-    let words = ["no physical backup is possible", "pg_read_binary_file", "not built yet", "--grants"];
-    scene.run(&["backup", "--database-url", &url]).refused(2, &words);
+    let rows = scene.json(&["backup", "--cluster", "rows", "--database-url", &url]);
+    assert_eq!(rows["backup"]["logical"], true, "{rows}");
+    // A stream of files stays one.
+    let words = ["pg_read_binary_file", "--grants"];
+    scene.run(&["backup", "--mode", "sql", "--database-url", &url]).refused(2, &words);
+    scene
+        .run(&["backup", "--cluster", "rows", "--mode", "local", "--database-url", &server.conninfo()])
+        .refused(6, &[]);
 
     sql(&server, &scene.ok(&["init", "--grants", "aside", "--database-url", &server.conninfo()]).out);
     let url = format!("{} user=aside", server.conninfo());
@@ -150,6 +155,8 @@ fn a_pooler_is_refused_by_name_with_the_way_around_it() {
         let said = scene.run(&["backup", "--mode", mode, "--database-url", &url]);
         said.refused(2, &["PgBouncer stands between", "port 5432"]);
     }
+    let said = scene.run(&["backup", "--mode", "logical", "--cluster", "rows", "--database-url", &url]);
+    said.refused(2, &["PgBouncer stands before", "port 5432"]);
     let shown = scene.json(&["init", "--database-url", &url]);
     assert_eq!(shown["server"]["ready"], false);
 }

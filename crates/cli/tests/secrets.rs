@@ -257,3 +257,42 @@ fn x07_mistakes_around_secrets_are_told_without_them() {
     assert_ne!(said.code(), 0);
     canaries.assert_silent(&said, "a secret in a location");
 }
+
+/// pg_dump and pg_restore get the password in their environment, which only their user sees, and never as an argument.
+#[test]
+fn x07_logical_backups_and_restores_hand_no_secret_to_a_command_line() {
+    let secrets = Secrets::of("Logical");
+    let scene = scene_full_of(&secrets);
+    let canaries = secrets.canaries();
+    canaries.assert_silent(&scene.init(), "init");
+    let server = scene.start_server(|builder| builder);
+    scene::sql(
+        &server,
+        "create table t as select g, md5(g::text) from generate_series(1, 1000) g; create index on t (g)",
+    );
+    server.connect().unwrap().run_script("create database back").unwrap();
+    let host = server.socket_directory().display().to_string().replace('/', "%2F");
+    let url = |database: &str| format!("postgresql://postgres:{}@{host}/{database}", secrets.password);
+    let config = std::fs::read_to_string(scene.config()).unwrap();
+    scene.write("pgkeep.toml", &format!("database_url = \"{}\"\n{config}", url("postgres")));
+    let watch = Watch::start(canaries.0.clone(), &["cmdline"]);
+    for _ in 0..3 {
+        canaries.assert_silent(&scene.ok(&["backup", "--mode", "logical"]), "backup");
+    }
+    let into = |way: &[&str], database: &str| {
+        let mut command = scene.command(&[&["restore", "--yes", "--into", "env:TARGET"], way].concat());
+        scene::said(command.env("TARGET", url(database)))
+    };
+    for way in [&[][..], &["--clean"], &["--swap"]] {
+        let said = into(way, "back");
+        assert_eq!(said.code(), 0, "{}", said.all());
+        canaries.assert_silent(&said, "restore");
+    }
+    let said = into(&[], "nowhere");
+    assert_ne!(said.code(), 0);
+    canaries.assert_silent(&said, "a database that is not there");
+    watch.finish(&["restore --yes"]);
+    canaries.assert_not_in(server.log().as_bytes(), "the server's log");
+    canaries
+        .assert_not_below(&scene.path(""), &["key", "recovery-key", "passphrase", "pgkeep.toml", "pgkeep"]);
+}

@@ -110,7 +110,9 @@ fn names_are_nouns() {
 
 #[test]
 fn only_cli_reads_the_environment() {
-    let allowed = |name: &str| room(name) == "cli" || name.starts_with("crates/server/src/throwaway");
+    // Where PostgreSQL's programs are, the tests and the program ask in the same way.
+    let finds = ["crates/server/src/throwaway", "crates/server/src/programs.rs"];
+    let allowed = |name: &str| room(name) == "cli" || finds.iter().any(|one| name.starts_with(one));
     forbid(&["std::env", "env::"], allowed, "only cli reads the environment");
 }
 

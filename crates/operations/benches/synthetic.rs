@@ -124,7 +124,7 @@ async fn metadata(root: &Path, repository: &Repository) -> Made {
         let predecessor = repository.predecessor(&cluster).await?;
         repository.publish(&cluster, manifest, predecessor.as_ref()).await?;
     }
-    let identity = Identity { system_identifier: 1, segment_size: SEGMENT as u32, major: 15 };
+    let identity = Identity { system_identifier: 1, segment_size: SEGMENT as u32, major: 15, logical: false };
     repository.bind(&cluster, &identity).await?;
     let size = SegmentSize::new(SEGMENT as u32)?;
     for number in 0..(BACKUPS + 1) * SEGMENTS_A_DAY {

@@ -11,7 +11,7 @@ mod carry;
 mod error;
 mod places;
 mod plan;
-mod reader;
+pub(crate) mod reader;
 mod share;
 mod wal;
 mod writer;

@@ -1,6 +1,6 @@
 //! Operations: one module for each thing that a user wishes for, each a recipe over a server and a repository.
 //!
-//! [`probe`] says in which ways a server can be captured, [`backup`] captures a cluster, [`archive`] carries WAL into the repository and back, [`restore`] brings a past moment
+//! [`probe`] says in which ways a server can be captured, [`backup`] captures a cluster, [`logical`] its databases' rows and definitions, [`archive`] carries WAL into the repository and back, [`restore`] brings a past moment
 //! back, [`init`] makes a repository, [`catalogue`] answers what is there, [`reachable`] what can be restored; [`retention`]
 //! decides what is kept, [`expire`] removes the rest, [`pin`] keeps a backup whatever the policy says, [`prune`] reclaims space;
 //! [`check`] looks whether all of it is there, [`verify`] whether it is whole; [`copy`] brings backups into another repository,
@@ -16,6 +16,7 @@ pub mod expire;
 pub mod failpoint;
 pub mod findings;
 pub mod init;
+pub mod logical;
 pub mod monitor;
 pub mod owner;
 pub mod pin;

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use pg::Major;
 use pg::control::{ClusterState, ControlFile};
 use server::facts::ServerFacts;
 use server::files::{FileSource as _, FilesError, LocalFiles};
 use server::grants::quote;
+use server::programs::Program;
 
 /// Between a server's beginning and the moment that it calls its start lie the loading of libraries and the making of shared
 /// memory, seconds at most.
@@ -50,6 +52,8 @@ pub enum Way {
     LocalFiles,
     /// Files through the server, by ordinary sessions.
     SqlFiles,
+    /// Rows and definitions, by ordinary sessions and `pg_dump`.
+    Logical,
 }
 
 impl fmt::Display for Way {
@@ -57,6 +61,7 @@ impl fmt::Display for Way {
         f.write_str(match self {
             Self::LocalFiles => "files of the data directory on this machine",
             Self::SqlFiles => "files through the server, over SQL",
+            Self::Logical => "rows and definitions, over SQL and by pg_dump",
         })
     }
 }
@@ -100,12 +105,10 @@ impl Probe {
             let grant = format!("GRANT EXECUTE ON FUNCTION {function} TO {}", quote(&facts.role));
             Reason::new(format!("role {} may not call {function}", facts.role), grant)
         });
-        let built =
-            Reason::new("logical backups are not built yet", "use a role that may take physical ones");
         Self {
             local: either.iter().cloned().chain(not_here).collect(),
             sql: either.iter().cloned().chain(functions).collect(),
-            logical: vec![built],
+            logical: logical(facts),
         }
     }
 
@@ -114,22 +117,33 @@ impl Probe {
         match mode {
             Mode::Local => all(&self.local).map_or(Ok(Way::LocalFiles), Err),
             Mode::Sql => all(&self.sql).map_or(Ok(Way::SqlFiles), Err),
-            Mode::Logical => Err(self.logical[0].clone()),
+            Mode::Logical => all(&self.logical).map_or(Ok(Way::Logical), Err),
             Mode::Auto if self.local.is_empty() => Ok(Way::LocalFiles),
             Mode::Auto if self.sql.is_empty() => Ok(Way::SqlFiles),
-            Mode::Auto => Err(self.neither()),
+            Mode::Auto if self.logical.is_empty() => Ok(Way::Logical),
+            Mode::Auto => Err(self.none()),
         }
     }
 
-    fn neither(&self) -> Reason {
+    /// The best way to store files, for a stream that has WAL.
+    pub fn choose_files(&self, mode: Mode) -> Result<Way, Reason> {
+        match self.choose(mode) {
+            Ok(Way::Logical) => Err(self.none()),
+            other => other,
+        }
+    }
+
+    fn none(&self) -> Reason {
         let sql = all(&self.sql).expect("there is a reason, or it would have been chosen");
         // What stands against both is said once.
         let only_local: Vec<Reason> =
             self.local.iter().filter(|reason| !self.sql.contains(reason)).cloned().collect();
         let local = all(&only_local).map(|reason| format!("; {}", reason.what)).unwrap_or_default();
-        let logical = &self.logical[0].what;
+        let logical = all(&self.logical)
+            .map(|reason| format!("; nor a logical one: {}", reason.what))
+            .unwrap_or_default();
         Reason::new(
-            format!("no physical backup is possible: {}{local}; and {logical}", sql.what),
+            format!("no physical backup is possible: {}{local}{logical}", sql.what),
             format!("{} (`pgkeep init --grants` prints all that a role needs)", sql.hint),
         )
     }
@@ -142,6 +156,27 @@ fn all(reasons: &[Reason]) -> Option<Reason> {
     }
     let join = |part: fn(&Reason) -> &str| reasons.iter().map(part).collect::<Vec<_>>().join("; ");
     Some(Reason { what: join(|reason| &reason.what), hint: join(|reason| &reason.hint) })
+}
+
+/// What stands against a logical backup.
+fn logical(facts: &ServerFacts) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    if let Some(pooler) = &facts.pooler {
+        let what = format!("{pooler} stands between us and the server: a snapshot needs sessions of its own");
+        reasons.push(Reason::new(what, pooler.hint()));
+    }
+    if let Err(error) = Program::find("pg_dump", facts.major) {
+        reasons.push(Reason::new(error.to_string(), dump_hint(facts.major)));
+    }
+    reasons
+}
+
+/// Which package brings a `pg_dump` for servers of a major.
+pub fn dump_hint(server: Major) -> String {
+    format!(
+        "install the client programs of PostgreSQL {server} or later (Debian: postgresql-client-{server}; Alpine: \
+         postgresql{server}-client; macOS: brew install libpq), or name their folder in PGKEEP_PG_BIN"
+    )
 }
 
 /// What stands against any backup by files.

@@ -51,6 +51,9 @@ pub struct Identity {
     /// Major version.
     #[prost(uint32, tag = "3")]
     pub major: u32,
+    /// The stream has logical backups and no WAL; the other fields are zero.
+    #[prost(bool, tag = "4")]
+    pub logical: bool,
 }
 
 /// What is recorded with each file of the archive.
@@ -152,7 +155,10 @@ impl From<SealError> for ArchiveError {
 
 impl std::fmt::Display for Identity {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { system_identifier, segment_size, major } = self;
+        let Self { system_identifier, segment_size, major, logical } = self;
+        if *logical {
+            return out.write_str("logical backups");
+        }
         write!(
             out,
             "system identifier {system_identifier}, major {major}, segments of {} MiB",

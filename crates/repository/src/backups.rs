@@ -213,6 +213,18 @@ impl Repository {
         }
     }
 
+    /// The entry of one path, if the backup has it.
+    pub async fn find_entry(
+        &self,
+        manifest: &Manifest,
+        path: &[u8],
+    ) -> Result<Option<Entry>, RepositoryError> {
+        let after = manifest.pages.partition_point(|page| page.first_path[..] <= *path);
+        let Some(page) = after.checked_sub(1).map(|at| &manifest.pages[at]) else { return Ok(None) };
+        let entries = self.list_page(page).await?;
+        Ok(entries.into_iter().find(|entry| entry.path == path))
+    }
+
     /// The entries of a backup in path order, page by page.
     pub fn entries<'r>(&'r self, manifest: &'r Manifest) -> EntryStream<'r> {
         EntryStream { repository: self, pages: manifest.pages.iter(), entries: Vec::new().into_iter() }

@@ -54,6 +54,7 @@ pub struct Digester {
     page_key: [u8; 32],
     chunk_key: [u8; 32],
     content_key: [u8; 32],
+    row_key: [u8; 32],
 }
 
 impl Digester {
@@ -64,6 +65,7 @@ impl Digester {
             page_key: *writer.derive(Purpose::PageDigest),
             chunk_key: *writer.derive(Purpose::ChunkDigest),
             content_key: *writer.derive(Purpose::ContentDigest),
+            row_key: *writer.derive(Purpose::RowDigest),
         }
     }
 
@@ -95,6 +97,16 @@ impl Digester {
         *blake3::keyed_hash(&self.content_key, content).as_bytes()
     }
 
+    /// Digest of one row of a logical backup: of what it says, and where a piece ends.
+    pub fn row(&self, row: &[u8]) -> [u8; 32] {
+        row_digest(&self.row_key, row)
+    }
+
+    /// The key of rows' digests, which stands in the manifest: a copy is in a repository that has another one.
+    pub fn row_key(&self) -> [u8; 32] {
+        self.row_key
+    }
+
     /// Digests a whole content that comes in pieces, as [`Digester::content`] does.
     pub fn content_hasher(&self) -> blake3::Hasher {
         blake3::Hasher::new_keyed(&self.content_key)
@@ -108,6 +120,11 @@ impl Digester {
         }
         ChunkDigest(*hasher.finalize().as_bytes())
     }
+}
+
+/// Digest of one row under this key.
+pub fn row_digest(key: &[u8; 32], row: &[u8]) -> [u8; 32] {
+    *blake3::keyed_hash(key, row).as_bytes()
 }
 
 /// The eight bytes of a full page digest that tables keep.

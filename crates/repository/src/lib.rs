@@ -2,7 +2,7 @@
 //!
 //! Types in reading order: [`secrets`] (who may do what), [`seal`] (how an object is encrypted), [`chunk`] and [`pack`]
 //! (how content is stored), [`content`] and [`file_list`] (what a backup says of each file), [`pages`] (where a page of a file is), [`manifest`] and
-//! [`backups`] (what a backup is), [`archive`] (the WAL archive), [`proof`]
+//! [`backups`] (what a backup is), [`logical`] (what is in one of rows and definitions), [`archive`] (the WAL archive), [`proof`]
 //! (what was verified), [`repository`] (all of it, opened). Object names are
 //! spelled in [`layout`] only; `docs/format.md` describes every byte.
 //!
@@ -22,6 +22,7 @@ pub mod layout;
 pub mod lease;
 pub mod local;
 mod lock;
+pub mod logical;
 pub mod manifest;
 pub mod mark;
 pub mod moved;

@@ -8,6 +8,7 @@ use prost::Message;
 
 use crate::content::{ContentError, Extent};
 use crate::layout::{PackId, is_backup_id};
+use crate::logical::LogicalRecord;
 
 mod pack_ref;
 
@@ -93,6 +94,9 @@ pub struct Manifest {
     /// Configuration that lies outside the data directory, as on Debian.
     #[prost(message, repeated, tag = "22")]
     pub config_files: Vec<ConfigFile>,
+    /// Of a logical backup: which databases are in it. Absent for a physical one.
+    #[prost(message, optional, tag = "23")]
+    pub logical: Option<LogicalRecord>,
 }
 
 /// A configuration file outside the data directory.
@@ -274,6 +278,11 @@ impl Manifest {
     /// The server's record; an empty one for a manifest that lacks it.
     pub fn server(&self) -> ServerRecord {
         self.server.clone().unwrap_or_default()
+    }
+
+    /// Whether it is of rows and definitions, and stands in no WAL.
+    pub fn is_logical(&self) -> bool {
+        self.logical.is_some()
     }
 
     /// The backup's place in WAL and time.

@@ -160,8 +160,12 @@ async fn write_testdata() {
     let description = Description::new(&keyring.writer, now, true);
     let repository =
         Repository::create(storage, keyring, &[slot, passphrase], description, None).await.unwrap();
-    let identity =
-        Identity { system_identifier: 7_000_000_000_000_000_001, segment_size: 1 << 20, major: 15 };
+    let identity = Identity {
+        system_identifier: 7_000_000_000_000_000_001,
+        segment_size: 1 << 20,
+        major: 15,
+        logical: false,
+    };
     repository.bind(&cluster(), &identity).await.unwrap();
     write_backup(&repository).await;
     let segment: pg::wal::FileName = "000000010000000000000001".parse().unwrap();

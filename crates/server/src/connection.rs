@@ -73,9 +73,10 @@ impl Connection {
         Ok(self.query(sql, params)?.affected())
     }
 
-    /// Runs several statements separated by semicolons, in one transaction unless they say otherwise.
-    pub fn run_script(&self, sql: &str) -> Result<(), ServerError> {
-        let sql = c_string(sql)?;
+    /// Runs several statements separated by semicolons, in one transaction unless they say otherwise; text, or bytes in the
+    /// session's encoding.
+    pub fn run_script(&self, sql: &(impl AsRef<[u8]> + ?Sized)) -> Result<(), ServerError> {
+        let sql = CString::new(sql.as_ref()).map_err(|_| ServerError::NulByte)?;
         self.lock().script(&sql)
     }
 
@@ -102,6 +103,29 @@ impl Connection {
     /// Waits for the next message of a COPY; `None` after the last one of a COPY that ended well.
     pub fn next_copy_message(&self) -> Result<Option<CopyMessage>, ServerError> {
         self.lock().pull_copy_message()
+    }
+
+    /// Begins a `COPY … FROM STDIN`; [`Self::put_copy_data`] sends its data and [`Self::end_copy_in`] ends it.
+    pub fn begin_copy_in(&self, sql: &str) -> Result<(), ServerError> {
+        let sql = c_string(sql)?;
+        self.lock().begin_copy_in(&sql)
+    }
+
+    /// Sends data of a COPY; its borders mean nothing. An error has ended the COPY.
+    pub fn put_copy_data(&self, data: &[u8]) -> Result<(), ServerError> {
+        self.lock().put_copy_data(data)
+    }
+
+    /// Ends a COPY and returns how many rows the server took.
+    pub fn end_copy_in(&self) -> Result<u64, ServerError> {
+        self.lock().end_copy_in(None)
+    }
+
+    /// Ends a COPY so that the server forgets what was sent, for `reason`; the session stays usable.
+    pub fn give_up_copy_in(&self, reason: &str) {
+        let Ok(reason) = c_string(reason) else { return };
+        // The server answers with an error that says what it was told.
+        let _ = self.lock().end_copy_in(Some(&reason));
     }
 
     /// The server process that libpq was told it is connected to.

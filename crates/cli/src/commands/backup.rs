@@ -1,5 +1,6 @@
 //! `pgkeep backup`: take one now.
 
+mod logical;
 mod several;
 
 use std::sync::Arc;
@@ -31,8 +32,9 @@ pub struct BackupArguments {
     /// Let the server spread its checkpoint over minutes instead of hurrying
     #[arg(long)]
     spread_checkpoint: bool,
-    /// How to read the files: auto, local (the data directory is here), sql
-    /// (through the server); logical is not built yet [default: auto]
+    /// What to store: auto, local (files, the data directory is here), sql
+    /// (files, through the server), logical (rows and definitions, with
+    /// pg_dump) [default: auto]
     #[arg(long, value_name = "MODE")]
     mode: Option<Mode>,
     /// How to find what changed since the last backup: content (read files that
@@ -44,6 +46,8 @@ pub struct BackupArguments {
     /// What to call it
     #[arg(long, default_value = "", hide_default_value = true)]
     label: String,
+    #[command(flatten)]
+    logical: logical::LogicalArguments,
 }
 
 /// Takes a backup into the first repository that works, and carries it to the others. The exit code is that of damaged data
@@ -83,7 +87,9 @@ async fn take(
 ) -> Result<Taken, NotTaken> {
     let repository = opening::open(settings, Use::Read).await.map_err(NotTaken::Here)?;
     let connection = opening::connect(settings).await.map_err(NotTaken::Anywhere)?;
-    let request = request(arguments, settings);
+    let mode = arguments.mode.unwrap_or_else(|| settings.mode());
+    let (mode, connection) = logical::decide(&repository, &settings.cluster, mode, connection).await?;
+    let request = request(arguments, settings, mode);
     let what = || format!("back up cluster {}", request.cluster);
     let newest = match settings.is_alone() {
         true => Ok(None),
@@ -91,6 +97,11 @@ async fn take(
     };
     let newest = newest.map_err(|error| NotTaken::Here(Failure::caused(what(), &error)))?;
     let monitor = progress::monitor(session.quiet);
+    if mode == Mode::Logical {
+        let report = logical::take(arguments, settings, repository.clone(), connection, monitor).await?;
+        return Ok(Taken { repository, report, newest });
+    }
+    arguments.logical.refuse().map_err(NotTaken::Anywhere)?;
     match backup_tuned(connection, repository.clone(), &request, monitor, &tuning()).await {
         Ok(report) => Ok(Taken { repository, report, newest }),
         Err(error) => {
@@ -104,10 +115,10 @@ async fn take(
     }
 }
 
-fn request(arguments: &BackupArguments, settings: &Settings) -> BackupRequest {
+fn request(arguments: &BackupArguments, settings: &Settings, mode: Mode) -> BackupRequest {
     BackupRequest {
         cluster: settings.cluster.clone(),
-        mode: arguments.mode.unwrap_or_else(|| settings.mode()),
+        mode,
         label: arguments.label.clone(),
         full: arguments.full,
         reread: arguments.reread,
@@ -177,6 +188,9 @@ fn damage_code(report: &BackupReport, summary: &BackupSummary) -> u8 {
 }
 
 fn text(report: &BackupReport, summary: &BackupSummary) -> String {
+    if report.manifest.is_logical() {
+        return logical::text(report, summary);
+    }
     let speed = summary.bytes_read as f64 / report.elapsed.as_secs_f64().max(0.001);
     facts(&[
         ("Backup", format!("{} ({})", summary.id, summary.kind)),

@@ -34,7 +34,10 @@ fn text(detail: &BackupDetail) -> String {
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
     let lsn = |lsn: Option<pg::Lsn>| lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
     let mut lines = vec![
-        ("Backup", format!("{} ({})", summary.id, summary.kind)),
+        (
+            "Backup",
+            format!("{} ({}{})", summary.id, if summary.logical { "logical, " } else { "" }, summary.kind),
+        ),
         ("Label", summary.label.clone()),
         ("Started", summary.started.map(moment).unwrap_or_default()),
         ("Consistent at", summary.ended.map(exact_moment).unwrap_or_default()),
@@ -65,6 +68,17 @@ fn text(detail: &BackupDetail) -> String {
         ("Compared with", or_none(&detail.parent)),
         ("Made by", detail.program.clone()),
     ];
+    if summary.logical {
+        // It has no place in the WAL and no files of the server's.
+        let physical = ["WAL", "Restorable to", "Data directory", "Pages"];
+        lines.retain(|(name, _)| !physical.contains(name));
+    }
+    for database in &detail.databases {
+        let size = bytes(database.bytes);
+        let what = format!("{}: {} rows in {} tables, {size}", database.name, database.rows, database.tables);
+        lines.push(("Database", what));
+        lines.extend(database.uncovered.iter().map(|text| ("Not covered", text.clone())));
+    }
     for tablespace in &detail.tablespaces {
         lines.push(("Tablespace", format!("{} at {}", tablespace.oid, tablespace.location)));
     }

@@ -1,5 +1,7 @@
 //! `pgkeep restore`: a past moment, in a new data directory.
 
+mod database;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,8 +27,9 @@ use crate::{opening, progress};
 pub struct RestoreArguments {
     /// A backup's id [default: the newest that ends before the target]
     backup: Option<String>,
-    /// The data directory to make
-    #[arg(long, value_name = "DIR")]
+    /// The data directory to make; or, for a logical backup, the database:
+    /// postgres://…, or env:NAME for a URL in that variable
+    #[arg(long, value_name = "DIR|URL")]
     into: PathBuf,
     /// Where to stop: a time, lsn:…, xid:…, name:…, immediate or latest
     #[arg(long, value_name = "TARGET", default_value = "latest")]
@@ -61,6 +64,8 @@ pub struct RestoreArguments {
     /// Show what would be done, and write nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    database: database::DatabaseArguments,
 }
 
 fn mapping(text: &str) -> Result<(String, PathBuf), String> {
@@ -75,6 +80,10 @@ fn mapping(text: &str) -> Result<(String, PathBuf), String> {
 /// Plans the restore and carries it out.
 pub async fn run(session: &Session, arguments: &RestoreArguments) -> Outcome {
     let settings = &session.settings;
+    if let Some(target) = database::target(&arguments.into)? {
+        return database::run(session, arguments, target).await;
+    }
+    arguments.database.refuse()?;
     let what = format!("restore to {}", arguments.to);
     let target: RecoveryTarget = arguments
         .to

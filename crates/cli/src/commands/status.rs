@@ -65,7 +65,8 @@ pub async fn run(session: &Session) -> Outcome<u8> {
         let (first, others) = repositories.split_at_mut(1);
         others.iter_mut().for_each(|other| other.compare(&first[0]));
     }
-    let archiver = archiver(settings).await;
+    // What a server does with its WAL is nothing to rows that are stored by SQL.
+    let archiver = if status.moments.is_empty() { archiver(settings).await } else { None };
     let shown = Shown {
         repository: settings.location()?.to_string(),
         repository_id: repository.id(),
@@ -77,7 +78,8 @@ pub async fn run(session: &Session) -> Outcome<u8> {
     let lost = status.problems.iter().any(|problem| problem.severity == Severity::Loss);
     let failing = archiver.as_ref().is_some_and(|archiver| archiver.failing);
     let other = repositories.iter().skip(1).map(Other::code).find(|code| *code != 0);
-    Ok(match (lost, status.ranges.is_empty(), failing) {
+    let is_empty = status.ranges.is_empty() && status.moments.is_empty();
+    Ok(match (lost, is_empty, failing) {
         (true, _, _) => Class::Damaged as u8,
         (false, true, _) => Class::NotFound as u8,
         (false, false, true) => Class::TryAgain as u8,
@@ -111,14 +113,22 @@ fn text(repository: &Repository, shown: &Shown<'_>) -> String {
     for range in &status.ranges {
         lines.push(("Restorable", range_text(range)));
     }
-    if status.ranges.is_empty() {
+    if let (Some(first), Some(last)) = (status.moments.first(), status.moments.last()) {
+        let text = match status.moments.len() {
+            1 => exact_moment(*last),
+            count => format!("{count} moments, from {} to {}", moment(*first), moment(*last)),
+        };
+        lines.push(("Restorable", text));
+    } else if status.ranges.is_empty() {
         lines.push(("Restorable", "nothing".to_owned()));
     }
     if let (Some(newest), Some(age)) = (status.newest_moment, status.newest_moment_age_s) {
         lines.push(("Newest moment", format!("{}, {} ago", exact_moment(newest), span(age))));
     }
     lines.push(("Backups", backups_text(status)));
-    lines.push(("WAL", format!("{} segments, {}", status.segments, bytes(status.wal_bytes))));
+    if status.moments.is_empty() {
+        lines.push(("WAL", format!("{} segments, {}", status.segments, bytes(status.wal_bytes))));
+    }
     if let Some(archiver) = shown.archiver {
         lines.push(("Archiver", archiver.text()));
     }

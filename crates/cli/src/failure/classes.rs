@@ -8,6 +8,7 @@ use operations::check::CheckError;
 use operations::copy::CopyError;
 use operations::expire::ExpireError;
 use operations::init::InitError;
+use operations::logical::LogicalError;
 use operations::prune::PruneError;
 use operations::reachable::{PathError, ReachableError};
 use operations::receive::ReceiveError;
@@ -23,6 +24,7 @@ use repository::seal::SealError;
 use server::backup::BackupError as SessionError;
 use server::connection::ServerError;
 use server::files::FilesError;
+use server::programs::ProgramError;
 use server::throwaway::ThrowawayError;
 use storage::{LocationError, OpenError, StorageError};
 
@@ -37,6 +39,7 @@ pub(super) fn class_of(error: AnyError<'_>) -> Option<Class> {
     below_repository(error)
         .or_else(|| error.downcast_ref().and_then(operation_class))
         .or_else(|| error.downcast_ref().and_then(restore_class))
+        .or_else(|| error.downcast_ref().and_then(logical_class))
         .or_else(|| error.downcast_ref().and_then(receive_class))
         .or_else(|| error.downcast_ref().and_then(catalogue_class))
         .or_else(|| error.downcast_ref().and_then(prune_class))
@@ -139,6 +142,28 @@ fn operation_class(error: &BackupError) -> Option<Class> {
     }
 }
 
+fn logical_class(error: &LogicalError) -> Option<Class> {
+    match error {
+        LogicalError::Server(below) | LogicalError::Relation { source: below, .. } => {
+            Some(server_class(below))
+        }
+        LogicalError::Program(ProgramError::NotInstalled { .. })
+        | LogicalError::Incomplete { .. }
+        | LogicalError::Pooler { .. } => Some(Class::WrongRequest),
+        LogicalError::Program(ProgramError::Settings(below)) => Some(server_class(below)),
+        LogicalError::Repository(below) => repository_class(below),
+        LogicalError::Archive(below) => archive_class(below),
+        LogicalError::Codec(_) => Some(Class::Bug),
+        LogicalError::Restless { .. } | LogicalError::Locked { .. } | LogicalError::Overtaken => {
+            Some(Class::TryAgain)
+        }
+        LogicalError::NotEmpty { .. } | LogicalError::Filled { .. } => Some(Class::Conflict),
+        LogicalError::Choice { .. } => Some(Class::WrongRequest),
+        LogicalError::NotWhole { .. } => Some(Class::Damaged),
+        _ => None,
+    }
+}
+
 fn receive_class(error: &ReceiveError) -> Option<Class> {
     match error {
         ReceiveError::Server(below) => Some(server_class(below)),
@@ -161,6 +186,7 @@ fn restore_class(error: &RestoreError) -> Option<Class> {
         RestoreError::Tablespace { .. }
         | RestoreError::UnknownTablespace { .. }
         | RestoreError::UnknownOwner { .. }
+        | RestoreError::Logical { .. }
         | RestoreError::UnknownMajor { .. } => Class::WrongRequest,
         RestoreError::NoSpace { .. } => Class::TryAgain,
         RestoreError::Reachable(below) => return reachable_class(below),

@@ -2,6 +2,8 @@
 
 use operations::backup::BackupError;
 use operations::catalogue::CatalogueError;
+use operations::logical::LogicalError;
+use operations::probe::dump_hint;
 use operations::reachable::ReachableError;
 use operations::receive::ReceiveError;
 use operations::restore::{RestoreError, describe_moment};
@@ -11,6 +13,7 @@ use repository::archive::ArchiveError;
 use repository::seal::SealError;
 use server::connection::ServerError;
 use server::files::FilesError;
+use server::programs::ProgramError;
 use storage::StorageError;
 
 use super::classes::AnyError;
@@ -26,7 +29,34 @@ pub(super) fn hint_of(error: AnyError<'_>) -> Option<String> {
     if let Some(BackupError::NotReady { hint, .. }) = error.downcast_ref() {
         return Some(hint.clone());
     }
+    if let Some(hint) = error.downcast_ref().and_then(logical_hint) {
+        return Some(hint);
+    }
     plain_hint(error).map(str::to_owned)
+}
+
+fn logical_hint(error: &LogicalError) -> Option<String> {
+    Some(match error {
+        LogicalError::Program(ProgramError::NotInstalled { server, .. }) => dump_hint(*server),
+        LogicalError::Pooler { hint, .. } => hint.clone(),
+        LogicalError::Incomplete { .. } => {
+            "grant the role SELECT on them (and BYPASSRLS against row security), or leave them out on purpose: --exclude-table"
+                .to_owned()
+        }
+        LogicalError::NotEmpty { .. } => {
+            "--swap restores into a new database and exchanges the names when it is whole; --clean drops what the backup has, in \
+             one transaction"
+                .to_owned()
+        }
+        LogicalError::Filled { .. } => "--clean empties the tables before, in one transaction".to_owned(),
+        LogicalError::Locked { .. } => {
+            "see who holds it: SELECT * FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted; or wait longer: \
+             logical.lock_timeout"
+                .to_owned()
+        }
+        LogicalError::Restless { .. } => "something creates, drops or truncates tables all the time; try again".to_owned(),
+        _ => return None,
+    })
 }
 
 fn restore_hint(error: &RestoreError) -> Option<String> {
@@ -41,6 +71,7 @@ fn restore_hint(error: &RestoreError) -> Option<String> {
         RestoreError::TargetTooLate { latest, .. } => {
             format!("the latest reachable moment is {}", describe_moment(*latest))
         }
+        RestoreError::Logical { .. } => "restore it into a database: --into postgres://…".to_owned(),
         RestoreError::NotEmpty { .. } => {
             "name an empty or new directory, or --delta to keep what is right in this one".to_owned()
         }

@@ -13,9 +13,20 @@ pub const VERIFY: [&str; 4] = ["verify.seen", "verify.recorded", "verify.merged"
 pub const EXPIRE: [&str; 5] =
     ["expire.leased", "expire.noted", "expire.manifest-deleted", "expire.wal-noted", "expire.wal-deleted"];
 
+/// `crates/cli/tests/logical_incremental.rs` has their scenarios.
+pub const LOGICAL: [&str; 6] = [
+    "logical.claimed",
+    "logical.snapshot",
+    "logical.range",
+    "logical.captured",
+    "logical.list-stored",
+    "logical.published",
+];
+pub const LOGICAL_SWAP: [&str; 3] = ["logical.swap-created", "logical.swap-restored", "logical.swapped"];
+
 /// In the order in which one run reaches them.
 pub const PRUNE: [&str; 5] = ["prune.packed", "prune.moved", "prune.marked", "prune.deleted", "prune.swept"];
-pub const CARE: [&[&str]; 6] = [&VERIFY, &EXPIRE, &PRUNE, &COPY, &CARRY, &ROTATION];
+pub const CARE: [&[&str]; 8] = [&VERIFY, &EXPIRE, &PRUNE, &COPY, &CARRY, &ROTATION, &LOGICAL, &LOGICAL_SWAP];
 
 /// A scene with a server whose ledger has so many rows.
 pub fn scene_with_ledger(rows: i64) -> (Scene, Throwaway) {

@@ -281,7 +281,12 @@ fn segment_identity(
         return Err(PushError::Length { name: *name, found: length, expected });
     }
     let major = header.major().ok_or(PushError::UnknownMajor { name: *name, magic })?;
-    Ok(Identity { system_identifier, segment_size: segment_size.bytes(), major: u32::from(major.number()) })
+    Ok(Identity {
+        system_identifier,
+        segment_size: segment_size.bytes(),
+        major: u32::from(major.number()),
+        logical: false,
+    })
 }
 
 /// The cluster whose data directory the file is in. A history file does not say whose it is, so the control file is
@@ -296,6 +301,7 @@ fn server_identity(path: &Path) -> Option<Identity> {
         system_identifier: control.system_identifier,
         segment_size: control.wal_segment_size.bytes(),
         major: u32::from(control.major()?.number()),
+        logical: false,
     })
 }
 

@@ -51,7 +51,8 @@ pub(crate) async fn plan_backup(
     // By name, and not by what can be read: a host that cannot read may know no predecessor, and its id must be new.
     let there = repository.backup_ids(&request.cluster).await?.pop();
     let claimed = repository.claims(&request.cluster).await?.into_iter().map(|claim| claim.backup);
-    let id = backup_id(now, kind, attempts.chain(there).chain(claimed).max().as_deref());
+    let suffix = if kind == BackupKind::Full { "full" } else { "incremental" };
+    let id = backup_id(now, suffix, attempts.chain(there).chain(claimed).max().as_deref());
     for manifests in partials.into_iter().rev() {
         let same = |manifest: &Manifest| {
             manifest.server().system_identifier == control.system_identifier && manifest.backup_kind() == kind
@@ -72,8 +73,7 @@ pub(crate) async fn plan_backup(
 }
 
 /// UTC start time and kind, later than any backup before it even if the clock was set back.
-fn backup_id(now: Timestamp, kind: BackupKind, after: Option<&str>) -> String {
-    let suffix = if kind == BackupKind::Full { "full" } else { "incremental" };
+pub(crate) fn backup_id(now: Timestamp, suffix: &str, after: Option<&str>) -> String {
     let spell = |moment: Timestamp| format!("{}-{suffix}", moment.strftime("%Y%m%dT%H%M%SZ"));
     let previous = after
         .and_then(|after| after.split_once('-'))

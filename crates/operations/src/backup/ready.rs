@@ -19,11 +19,12 @@ pub(crate) fn open_files(
     session: &Connection,
     mode: Mode,
 ) -> Result<Box<dyn FileSource>, BackupError> {
-    let way = Probe::of(facts).choose(mode)?;
+    let way = Probe::of(facts).choose_files(mode)?;
     tracing::info!(%way, "the files are read");
     Ok(match way {
         Way::LocalFiles => Box::new(find_locally(facts)?),
         Way::SqlFiles => Box::new(SqlFiles::new(session)?),
+        Way::Logical => unreachable!("it stores no files"),
     })
 }
 
@@ -100,5 +101,6 @@ pub(crate) fn identity(facts: &ServerFacts, control: &ControlFile) -> Identity {
         system_identifier: control.system_identifier,
         segment_size: control.wal_segment_size.bytes(),
         major: u32::from(facts.major.number()),
+        logical: false,
     }
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use pg::recovery::TargetTimeline;
 use pg::{Lsn, Major};
+use repository::logical::DatabaseRecord;
 use repository::manifest::{BackupKind, Manifest};
 use repository::{ClusterName, Repository};
 use serde::Serialize;
@@ -18,6 +19,8 @@ pub struct BackupSummary {
     pub id: String,
     /// `full` or `incremental`.
     pub kind: &'static str,
+    /// Whether it is of rows and definitions.
+    pub logical: bool,
     /// What the user called it.
     pub label: String,
     /// Server's clock at the start.
@@ -97,6 +100,41 @@ pub struct BackupDetail {
     pub holes: Vec<String>,
     /// What keeps it from being expired.
     pub pins: Vec<PinContent>,
+    /// The databases of a logical backup.
+    pub databases: Vec<DatabaseDetail>,
+}
+
+/// A database of a logical backup.
+#[derive(Clone, Debug, Serialize)]
+pub struct DatabaseDetail {
+    /// Its name.
+    pub name: String,
+    /// Its encoding.
+    pub encoding: String,
+    /// Tables whose rows are stored.
+    pub tables: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Large objects.
+    pub large_objects: u64,
+    /// What of it is not in the backup, and why.
+    pub uncovered: Vec<String>,
+}
+
+impl DatabaseDetail {
+    fn of(record: &DatabaseRecord) -> Self {
+        Self {
+            name: record.name.clone(),
+            encoding: record.encoding.clone(),
+            tables: record.tables,
+            rows: record.rows,
+            bytes: record.bytes,
+            large_objects: record.large_objects,
+            uncovered: record.uncovered.clone(),
+        }
+    }
 }
 
 /// A tablespace outside the data directory.
@@ -142,6 +180,7 @@ impl BackupSummary {
                 BackupKind::Full => "full",
                 BackupKind::Incremental => "incremental",
             },
+            logical: manifest.is_logical(),
             label: manifest.label.clone(),
             started: Timestamp::from_microsecond(span.start_us).ok(),
             ended: Timestamp::from_microsecond(span.stop_us).ok(),
@@ -172,14 +211,17 @@ impl BackupDetail {
         pins.retain(|pin| pin.backup == manifest.id);
         let expired = repository.expired(cluster).await?;
         let missed = |hole: &&Hole| !expired.has_wal_up_to(hole.to);
-        let (reaches, holes) = match window(repository, cluster, state, manifest, TargetTimeline::Latest)
-            .await
-        {
-            Ok(window) => {
-                (Range::of(&window), window.holes.iter().filter(missed).map(ToString::to_string).collect())
+        let (reaches, holes) = if manifest.is_logical() {
+            (None, Vec::new())
+        } else {
+            match window(repository, cluster, state, manifest, TargetTimeline::Latest).await {
+                Ok(window) => (
+                    Range::of(&window),
+                    window.holes.iter().filter(missed).map(ToString::to_string).collect(),
+                ),
+                Err(error @ ReachableError::Repository(_)) => return Err(error.into()),
+                Err(error) => (None, vec![error.to_string()]),
             }
-            Err(error @ ReachableError::Repository(_)) => return Err(error.into()),
-            Err(error) => (None, vec![error.to_string()]),
         };
         Ok(Self {
             summary: BackupSummary::of(manifest),
@@ -207,6 +249,12 @@ impl BackupDetail {
             reaches,
             holes,
             pins,
+            databases: manifest
+                .logical
+                .iter()
+                .flat_map(|record| &record.databases)
+                .map(DatabaseDetail::of)
+                .collect(),
         })
     }
 }

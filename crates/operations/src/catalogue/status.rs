@@ -1,5 +1,7 @@
 //! The answer of 3 am: from when to when can be restored, what is missing, how old is the newest restorable moment.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use pg::recovery::TargetTimeline;
 use pg::{Lsn, TimelineId};
@@ -24,6 +26,8 @@ pub struct Status {
     pub newest_backup: Option<BackupSummary>,
     /// Stretches of time and WAL within which every moment can be restored, oldest first.
     pub ranges: Vec<Range>,
+    /// Single moments that can be restored: those of logical backups, oldest first.
+    pub moments: Vec<Timestamp>,
     /// The newest commit that can be restored.
     pub newest_moment: Option<Timestamp>,
     /// Seconds from the newest restorable commit to now.
@@ -110,7 +114,7 @@ pub async fn status(
     }
     let state = ArchiveState::read(repository, cluster).await?;
     let (mut ranges, mut damaged, mut readable) = (Vec::new(), Vec::new(), Vec::new());
-    let mut newest_start = 0;
+    let (mut newest_start, mut moments) = (0, Vec::new());
     for backup in listed {
         let manifest = match backup.manifest {
             Ok(manifest) => manifest,
@@ -122,6 +126,11 @@ pub async fn status(
                 continue;
             }
         };
+        if manifest.is_logical() {
+            moments.extend(Timestamp::from_microsecond(manifest.span().stop_us));
+            readable.push(BackupSummary::of(&manifest));
+            continue;
+        }
         match window(repository, cluster, &state, &manifest, TargetTimeline::Latest).await {
             Ok(window) => join(&mut ranges, &mut problems, &manifest.id, &window, &expired),
             Err(error @ ReachableError::Repository(_)) => return Err(error.into()),
@@ -145,12 +154,13 @@ pub async fn status(
         });
     }
     problems.extend(page_problem(readable.last()));
+    problems.extend(unfinished(repository, cluster, readable.last()).await?);
     if readable.is_empty() && damaged.is_empty() {
         problems.push(Problem { severity: Severity::Notice, what: "there is no backup yet".to_owned() });
     }
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     problems.dedup();
-    Ok(assemble(cluster, now, &state, ranges, readable, damaged, problems))
+    Ok(assemble(cluster, now, &state, (ranges, moments), readable, damaged, problems))
 }
 
 /// Adds what a backup reaches to the last range if it is the same stretch of WAL, or as a range of its own.
@@ -188,6 +198,22 @@ fn gap_problem(gap: &Gap, note: &GapNote, newest_backup_start: u64) -> Problem {
     Problem { severity: if behind { Severity::Notice } else { Severity::Loss }, what }
 }
 
+/// Backups later than the newest that exists, which left what they had stored, or a claim.
+async fn unfinished(
+    repository: &Repository,
+    cluster: &ClusterName,
+    newest: Option<&BackupSummary>,
+) -> Result<Vec<Problem>, CatalogueError> {
+    let after = newest.map(|newest| newest.id.as_str());
+    let attempts = repository.partials(cluster, after).await?;
+    let failed = attempts.iter().filter_map(|manifests| Some(manifests.last()?.id.clone()));
+    let claims = repository.claims(cluster).await?;
+    let claimed = claims.into_iter().map(|claim| claim.backup).filter(|id| Some(id.as_str()) > after);
+    let ids: BTreeSet<String> = failed.chain(claimed).collect();
+    let what = |id| format!("backup {id} is at work, or failed; the next one takes up what it stored");
+    Ok(ids.into_iter().map(|id| Problem { severity: Severity::Notice, what: what(id) }).collect())
+}
+
 fn page_problem(newest: Option<&BackupSummary>) -> Option<Problem> {
     let newest = newest.filter(|backup| backup.damaged_pages > 0)?;
     let what = format!(
@@ -201,12 +227,12 @@ fn assemble(
     cluster: &ClusterName,
     now: Timestamp,
     state: &ArchiveState,
-    ranges: Vec<Range>,
+    (ranges, moments): (Vec<Range>, Vec<Timestamp>),
     mut readable: Vec<BackupSummary>,
     damaged: Vec<DamagedBackup>,
     problems: Vec<Problem>,
 ) -> Status {
-    let newest_moment = ranges.iter().filter_map(|range| range.to.time).max();
+    let newest_moment = ranges.iter().filter_map(|range| range.to.time).chain(moments.iter().copied()).max();
     let segments = || state.inventory.segments.values();
     Status {
         cluster: cluster.to_string(),
@@ -216,6 +242,7 @@ fn assemble(
         newest_moment_age_s: newest_moment.map(|moment| (now - moment).get_seconds().max(0)),
         newest_moment,
         ranges,
+        moments,
         segments: segments().map(|timeline| timeline.len() as u64).sum(),
         wal_bytes: segments()
             .flat_map(|timeline| timeline.values())

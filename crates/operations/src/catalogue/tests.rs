@@ -51,7 +51,7 @@ async fn add_backup(repository: &Repository, id: &str, at: u64, minutes: i64) {
 }
 
 async fn add_segment(repository: &Repository, at: u64, minutes: i64) {
-    let identity = Identity { system_identifier: 7, segment_size: SEGMENT as u32, major: 15 };
+    let identity = Identity { system_identifier: 7, segment_size: SEGMENT as u32, major: 15, logical: false };
     repository.bind(&cluster(), &identity).await.unwrap();
     let file: FileName = format!("00000001{:08X}{:08X}", 0, at).parse().unwrap();
     let commit = MIDNIGHT + minutes * 60_000_000;

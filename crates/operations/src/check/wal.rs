@@ -55,7 +55,8 @@ pub(super) fn check(
 ) {
     report.segments = state.inventory.segments.values().map(|timeline| timeline.len() as u64).sum();
     let (mut holes, mut newest_start) = (Holes::new(), 0);
-    for manifest in listed.iter().filter_map(|backup| backup.manifest.as_ref().ok()) {
+    let physical = listed.iter().filter_map(|backup| backup.manifest.as_ref().ok());
+    for manifest in physical.filter(|manifest| !manifest.is_logical()) {
         newest_start = newest_start.max(manifest.span().start_lsn);
         match reach(state, manifest) {
             Ok((reach, stop)) => {

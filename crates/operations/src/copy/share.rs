@@ -17,6 +17,9 @@ use crate::reachable::BackupPlace;
 impl Copier<'_> {
     /// Fails unless the target has the WAL from the backup's start to its stop.
     pub(crate) async fn check_wal(&self, manifest: &Manifest) -> Result<(), CopyError> {
+        if manifest.is_logical() {
+            return Ok(());
+        }
         let unusable = |_| {
             let source = repository::content::ContentError { what: "span" };
             CopyError::Source(RepositoryError::Content { place: manifest.id.clone(), source })

@@ -278,6 +278,9 @@ async fn missing_wal(
     archive: &ArchiveState,
     manifest: &Manifest,
 ) -> Result<Option<String>, ExpireError> {
+    if manifest.is_logical() {
+        return Ok(None);
+    }
     let size = SegmentSize::new(manifest.server().wal_segment_size).ok();
     let Some(((timeline, start, stop), size)) = span(manifest).zip(size) else {
         return Ok(Some("its manifest has no usable place in the WAL".to_owned()));

@@ -17,7 +17,7 @@ fn the_way_follows_from_what_is_possible_and_the_reasons_from_what_is_not() {
     let facts = facts_of(&server);
     let probe = Probe::of(&facts);
     assert_eq!((probe.choose(Mode::Auto), probe.choose(Mode::Sql)), (Ok(Way::LocalFiles), Ok(Way::SqlFiles)));
-    assert!(probe.choose(Mode::Logical).unwrap_err().what.contains("not built yet"));
+    assert_eq!(probe.choose(Mode::Logical), Ok(Way::Logical));
 
     let elsewhere = || Some(Reason::new("it is elsewhere", "go there"));
     let remote = Probe::judge(&facts, elsewhere());
@@ -27,15 +27,17 @@ fn the_way_follows_from_what_is_possible_and_the_reasons_from_what_is_not() {
     let mut poor = facts.clone();
     poor.missing_file_functions = vec!["pg_ls_dir(text, boolean, boolean)"];
     poor.can_backup = false;
-    let reason = Probe::judge(&poor, elsewhere()).choose(Mode::Auto).unwrap_err();
-    for word in ["may not take backups", "may not call pg_ls_dir", "it is elsewhere", "not built yet"] {
+    let probe = Probe::judge(&poor, elsewhere());
+    assert_eq!(probe.choose(Mode::Auto), Ok(Way::Logical));
+    let reason = probe.choose_files(Mode::Auto).unwrap_err();
+    for word in ["may not take backups", "may not call pg_ls_dir", "it is elsewhere"] {
         assert_eq!(reason.what.matches(word).count(), 1, "{word}: {reason:?}");
     }
 
     let mut pooled = facts.clone();
     pooled.pooler = Some(Pooler::at("db.example.com", "6432"));
     let probe = Probe::judge(&pooled, None);
-    for mode in [Mode::Auto, Mode::Local, Mode::Sql] {
+    for mode in [Mode::Auto, Mode::Local, Mode::Sql, Mode::Logical] {
         let reason = probe.choose(mode).unwrap_err();
         assert!(reason.what.contains("PgBouncer stands between"), "{reason:?}");
         assert!(reason.hint.contains("host db.example.com, port 5432"), "{reason:?}");

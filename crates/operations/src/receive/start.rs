@@ -88,6 +88,7 @@ fn ask(settings: &ConnectionSettings) -> Result<Start, ServerError> {
         system_identifier: replication.identify_system()?.system_identifier,
         segment_size: facts.wal_segment_size.bytes(),
         major: u32::from(facts.major.number()),
+        logical: false,
     };
     Ok(Start { facts, identity, hosts: sql.hosts(), wants_primary: sql.wants_primary() })
 }

@@ -12,6 +12,14 @@ use crate::reachable::ReachableError;
 /// Why a restore was refused (before anything was written) or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
+    /// The backup has rows and no files.
+    #[error(
+        "backup {id} is a logical one: it has rows and definitions, and no data directory can be made of it"
+    )]
+    Logical {
+        /// The backup.
+        id: String,
+    },
     /// There is no backup of this cluster.
     #[error("there is no backup of cluster {cluster}")]
     NoBackup {

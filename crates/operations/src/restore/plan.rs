@@ -57,6 +57,9 @@ async fn choose(
 ) -> Result<(Manifest, Window), RestoreError> {
     if let Some(id) = &request.backup {
         let manifest = named_backup(repository, request, id).await?;
+        if manifest.is_logical() {
+            return Err(RestoreError::Logical { id: id.clone() });
+        }
         let found = window(repository, &request.cluster, state, &manifest, request.timeline).await?;
         if is_before_end(&request.target, &found) {
             let end = (found.from.lsn, found.from.time);
@@ -79,6 +82,9 @@ async fn choose(
                 continue;
             }
         };
+        if manifest.is_logical() {
+            return Err(RestoreError::Logical { id: manifest.id });
+        }
         let found = match window(repository, &request.cluster, state, &manifest, request.timeline).await {
             Ok(found) => found,
             Err(error) => {

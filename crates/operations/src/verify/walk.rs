@@ -174,7 +174,7 @@ async fn one_page(
             let extents = repository.span_extents(&entry, index).await.map_err(broken(&entry.path))?;
             let mut at = u64::from(index) * LEAF_SPAN;
             for extent in extents {
-                if let Some(why) = misplaced(&extent, at, entry.size) {
+                if let Some(why) = misplaced(&extent, at, entry.size, subject.is_logical) {
                     return Err(broken(&entry.path)(RepositoryError::Missing {
                         pack: extent.pack,
                         what: why.to_owned(),
@@ -195,10 +195,11 @@ async fn one_page(
     Ok(())
 }
 
-/// Each file begins on a page, and so does each of its extents.
-fn misplaced(extent: &Extent, at: u64, size: u64) -> Option<&'static str> {
-    let ends_inside = at + extent.length < size;
-    let aligned = u64::from(extent.offset).is_multiple_of(PAGE as u64) && at.is_multiple_of(PAGE as u64);
+/// Each file begins on a page, and so does each of its extents; of a logical backup's file they have any length.
+fn misplaced(extent: &Extent, at: u64, size: u64, is_logical: bool) -> Option<&'static str> {
+    let ends_inside = at + extent.length < size && !is_logical;
+    let begins = is_logical || at.is_multiple_of(PAGE as u64);
+    let aligned = begins && u64::from(extent.offset).is_multiple_of(PAGE as u64);
     let whole = !ends_inside || extent.length.is_multiple_of(PAGE as u64);
     (!aligned || !whole).then_some("page where the list says that one begins")
 }

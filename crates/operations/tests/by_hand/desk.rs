@@ -159,7 +159,8 @@ impl Desk {
 
     /// Stores the segment of WAL in which the backup of a day begins and ends.
     pub async fn wal(&self, number: u32) {
-        let identity = Identity { system_identifier: 7, segment_size: SEGMENT as u32, major: 15 };
+        let identity =
+            Identity { system_identifier: 7, segment_size: SEGMENT as u32, major: 15, logical: false };
         self.host().bind(&cluster(), &identity).await.unwrap();
         let (name, content) = (segment(number), number.to_le_bytes());
         let info = WalInfo::new(&name, content.len() as u64, day(number));

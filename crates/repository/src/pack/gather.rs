@@ -2,6 +2,7 @@
 
 use super::{PackMemory, PackWriter, SealedPack};
 use crate::chunk::{Codec, CodecError, Digester, MAX_CHUNK, PAGE};
+use crate::content::Extent;
 use crate::layout::PackId;
 use crate::repository::Repository;
 use crate::secrets::WriterCredential;
@@ -22,6 +23,7 @@ pub struct Gatherer {
     writer: WriterCredential,
     digester: Digester,
     codec: Codec,
+    memory: PackMemory,
     pack: Option<PackWriter>,
     /// Pages of the chunk being made.
     pages: Vec<u8>,
@@ -30,7 +32,13 @@ pub struct Gatherer {
 impl Gatherer {
     /// Packs for `repository`; `level` is zstd's, 1 to 19.
     pub fn new(repository: &Repository, level: i32) -> Self {
+        Self::with_memory(repository, level, PackMemory::unbounded())
+    }
+
+    /// As [`Gatherer::new`], with packs that take their memory from `memory`.
+    pub fn with_memory(repository: &Repository, level: i32, memory: PackMemory) -> Self {
         Self {
+            memory,
             writer: repository.access().writer().clone(),
             digester: repository.digester().clone(),
             codec: Codec::new(level),
@@ -39,7 +47,7 @@ impl Gatherer {
         }
     }
 
-    /// Adds a page, filled up with zeros where it is short. [`Gatherer::take_full`] comes before the next one.
+    /// Adds a page or several, filled up with zeros where the last is short. [`Gatherer::take_full`] comes before the next one.
     pub fn add_page(&mut self, page: &[u8]) -> Gathered {
         let at = self.next_page();
         self.pages.extend_from_slice(page);
@@ -55,6 +63,21 @@ impl Gatherer {
         let pack = self.pack.as_mut().expect("next_page makes it");
         pack.add_map(&mut self.codec, &self.digester, plain)?;
         Ok(at)
+    }
+
+    /// Adds bytes that stand in one chunk, for which [`Gatherer::make_room`] was called before; returns where they will stand.
+    pub fn add_piece(&mut self, piece: &[u8]) -> Extent {
+        debug_assert!(self.pages.len() + piece.len() <= MAX_CHUNK, "room was made");
+        let Gathered { pack, chunk, page } = self.add_page(piece);
+        Extent { pack, chunk, offset: page * PAGE as u32, length: piece.len() as u64 }
+    }
+
+    /// Sees to it that `length` bytes, at most those of a chunk, stand in one chunk. The pack that became full, if one did.
+    pub fn make_room(&mut self, length: usize) -> Result<Option<SealedPack>, CodecError> {
+        if self.pages.len() + length > MAX_CHUNK {
+            self.end_chunk()?;
+        }
+        self.take_full()
     }
 
     /// The pack that is full, if it is; then everything that was added until now is in it or in one before.
@@ -81,8 +104,9 @@ impl Gatherer {
         self.pages.clear();
         Ok(())
     }
+
     fn next_page(&mut self) -> Gathered {
-        let pack = self.pack.get_or_insert_with(|| PackWriter::new(&self.writer, &PackMemory::unbounded()));
+        let pack = self.pack.get_or_insert_with(|| PackWriter::new(&self.writer, &self.memory));
         Gathered { pack: pack.id(), chunk: pack.len(), page: (self.pages.len() / PAGE) as u32 }
     }
 }

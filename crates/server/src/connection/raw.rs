@@ -4,6 +4,7 @@
 mod answer;
 mod conninfo;
 mod copy_both;
+mod copy_in;
 mod refusal;
 
 use std::collections::VecDeque;
@@ -15,7 +16,7 @@ use pq_sys::{ConnStatusType, ExecStatusType, PGconn, PGresult};
 
 pub(super) use answer::Answer;
 pub use answer::CopyMessage;
-pub(super) use conninfo::parse_conninfo;
+pub(super) use conninfo::{environment_names, parse_conninfo};
 
 use super::Notice;
 use super::error::ServerError;

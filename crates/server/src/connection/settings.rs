@@ -99,6 +99,29 @@ impl ConnectionSettings {
             .collect()
     }
 
+    /// The variables by which another libpq program comes to the same place with the same rights, beside those of our own
+    /// environment, which it inherits. Secrets may be among the values: they belong into an environment, never into
+    /// arguments.
+    pub fn environment(&self) -> Result<Vec<(String, SecretString)>, ServerError> {
+        let names = raw::environment_names();
+        let mut variables = Vec::new();
+        for (keyword, value) in self.resolve()? {
+            let (keyword, value) = (text(keyword)?, text(value)?);
+            match names.iter().find(|(known, _)| *known == keyword) {
+                Some((_, Some(variable))) => variables.push((variable.clone(), SecretString::from(value))),
+                _ if keyword == "sslpassword" => {
+                    let reason =
+                        "other programs take no sslpassword; use a key without a passphrase".to_owned();
+                    return Err(ServerError::InvalidSettings { reason });
+                }
+                // Keepalives and the like, which have no variable.
+                _ => {}
+            }
+        }
+        variables.retain(|(variable, _)| variable != "PGCLIENTENCODING");
+        Ok(variables)
+    }
+
     fn parse(&self) -> Result<Vec<(String, String)>, ServerError> {
         let conninfo = self.conninfo.expose_secret().trim();
         check_url(conninfo)?;
@@ -133,6 +156,11 @@ impl fmt::Debug for ConnectionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectionSettings").finish_non_exhaustive()
     }
+}
+
+fn text(value: CString) -> Result<String, ServerError> {
+    let odd = |_| ServerError::InvalidSettings { reason: "a setting is not UTF-8".to_owned() };
+    value.into_string().map_err(odd)
 }
 
 fn is_url(conninfo: &str) -> bool {

@@ -29,7 +29,11 @@ impl Checked {
             && facts.slots.iter().any(|slot| slot.name.starts_with(OUR_SLOTS));
         let archiving =
             if elsewhere || received { Archiving::Receiving } else { Archiving::Command(command) };
-        let report = settings_check::check(&facts, archiving);
+        let mut report = settings_check::check(&facts, archiving);
+        if way == Ok(Way::Logical) {
+            // Nothing is archived, so that no setting matters.
+            report = settings_check::Report::default();
+        }
         Self { facts, probe, way, report }
     }
 
@@ -48,6 +52,7 @@ impl Checked {
         let way = match way {
             Ok(Way::LocalFiles) => Some("local"),
             Ok(Way::SqlFiles) => Some("sql"),
+            Ok(Way::Logical) => Some("logical"),
             Err(_) => None,
         };
         json!({
@@ -93,6 +98,12 @@ impl Checked {
                 push_wrapped(text, "Backups ", &Way::SqlFiles.to_string(), width());
                 for reason in &self.probe.local {
                     push_wrapped(text, "  not local: ", &reason.what, width());
+                }
+            }
+            Ok(Way::Logical) => {
+                push_wrapped(text, "Backups ", &Way::Logical.to_string(), width());
+                for reason in &self.probe.sql {
+                    push_wrapped(text, "  not physical: ", &reason.what, width());
                 }
             }
             Err(reason) => {

@@ -36,6 +36,23 @@ impl Session {
     }
 }
 
+/// For each keyword, the variable of the environment by which libpq takes it, if there is one.
+pub(in crate::connection) fn environment_names() -> Vec<(String, Option<String>)> {
+    let mut names = Vec::new();
+    // SAFETY: an array of libpq's making that ends with a null keyword; copied, then freed once. Null is "out of memory".
+    unsafe {
+        let options = pq_sys::PQconndefaults();
+        let mut option = options;
+        while !option.is_null() && !(*option).keyword.is_null() {
+            let variable = (!(*option).envvar.is_null()).then(|| copy_text((*option).envvar));
+            names.push((copy_text((*option).keyword), variable));
+            option = option.add(1);
+        }
+        pq_sys::PQconninfoFree(options);
+    }
+    names
+}
+
 /// Copies the keywords that have a value, and frees the array.
 ///
 /// # Safety

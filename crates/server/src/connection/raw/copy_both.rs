@@ -115,7 +115,7 @@ impl Session {
         unsafe { pq_sys::PQexec(self.conn.as_ptr(), sql.as_ptr()) }
     }
 
-    fn lost(&self) -> ServerError {
+    pub(super) fn lost(&self) -> ServerError {
         ServerError::ConnectionLost { message: self.error_message() }
     }
 }

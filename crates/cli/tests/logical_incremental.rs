@@ -1,0 +1,153 @@
+//! Logical backups one after the other: what is stored is about what changed, each one restores, and what verifies, expires,
+//! prunes and copies backups knows nothing of how they were made. Killed anywhere, the plain command goes on.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod scene;
+mod zoo;
+
+use scene::Scene;
+use scene::points::{LOGICAL, LOGICAL_SWAP, backups};
+use serde_json::Value;
+use server::throwaway::Throwaway;
+use zoo::{ask, assert_same, backup, create, databases, dump, fill, restore, run};
+
+/// Two ranges of pages, several spans of 16 MiB.
+const BIG: &str = "create table big (id int primary key, x text); \
+    insert into big select g, repeat(md5(g::text), 20) from generate_series(1, 110000) g; \
+    create table small as select g a from generate_series(1, 1000) g; vacuum";
+const SUM: &str = "select count(*) || md5(string_agg(md5(b::text), '' order by id)) from big b";
+
+fn new(backup: &Value) -> u64 {
+    backup["bytes_new"].as_u64().unwrap()
+}
+
+fn run_each(server: &Throwaway, statements: &str) {
+    let connection = zoo::connect(server, "app");
+    statements.split("; ").for_each(|statement| connection.run_script(statement).unwrap());
+}
+
+fn big() -> Option<(Scene, Throwaway)> {
+    let scene = zoo::scene(15)?;
+    let server = zoo::server(&scene);
+    create(&server, "app");
+    run_each(&server, BIG);
+    Some((scene, server))
+}
+
+fn assert_restores(scene: &Scene, server: &Throwaway, id: &str, sum: &str, more: &[&str]) {
+    create(server, "back");
+    restore(scene, server, "back", &[&[id], more].concat());
+    assert_eq!(ask(server, "back", SUM), sum, "{id}");
+    run(server, "postgres", "drop database back");
+}
+
+#[test]
+fn what_is_stored_is_about_what_changed_and_every_backup_restores() {
+    let Some((scene, server)) = big() else { return };
+    let mut taken = Vec::new();
+    let mut take = |change: &str, limit_percent: u64| {
+        run_each(&server, change);
+        let one = backup(&scene, &server, "app", &[]);
+        let (new, all) = (new(&one), one["bytes"].as_u64().unwrap());
+        assert!(new * 100 <= all * limit_percent, "{change}: {new} of {all} are new");
+        taken.push((one["id"].as_str().unwrap().to_owned(), ask(&server, "app", SUM)));
+        one
+    };
+    take("select 1", 100);
+    let same = take("select 1", 1);
+    assert!(same["bytes_stored"].as_u64().unwrap() < 32 << 10, "nothing changed: {same}");
+    take("update big set x = reverse(x) where id between 50000 and 51100", 4);
+    take("delete from big where id between 20000 and 21100; vacuum big", 4);
+    take(
+        "insert into big select g, repeat(md5(g::text), 20) from generate_series(20000, 20900) g where g % 2 = 0",
+        4,
+    );
+    take("insert into big select g, repeat(md5(g::text), 20) from generate_series(110001, 111100) g", 4);
+    // Everything stands elsewhere, and is found again but for what went into another range.
+    take("vacuum full big", 40);
+    for (id, sum) in taken.iter().step_by(2) {
+        assert_restores(&scene, &server, id, sum, &[]);
+    }
+    scene.ok(&["verify"]);
+}
+
+#[test]
+fn logical_backups_are_kept_in_order_and_copied_like_others() {
+    let Some(scene) = zoo::scene(15) else { return };
+    let server = zoo::server(&scene);
+    fill(&server, "app", 15);
+    backup(&scene, &server, "app", &[]);
+    let (other, key, paper) =
+        (scene.text_path("other"), scene.text_path("other-key"), scene.text_path("paper"));
+    let own = ["--repository", &other, "--key-file", &key];
+    scene.ok(&[&["init", "--no-server", "--recovery-key-file", &paper][..], &own].concat());
+    let copy = ["copy", "--to", &other, "--to-key-file", &key];
+    let first = scene.json(&copy)["report"]["stored_bytes"].as_u64().unwrap();
+    // Most of what is stored is replaced; after the expiry, dead.
+    run(&server, "app", "update zoo.huge set t = reverse(t)");
+    backup(&scene, &server, "app", &[]);
+    run(&server, "app", "insert into zoo.no_rows values (1, 'b')");
+    let last = backup(&scene, &server, "app", &[]);
+    // The piece of the definitions with the time in it, and lists.
+    assert!(last["bytes_stored"].as_u64().unwrap() < 64 << 10, "{last}");
+    let source = dump(&server, "app", &[]);
+    let second = scene.json(&copy)["report"]["stored_bytes"].as_u64().unwrap();
+    assert!(second < first * 2, "{first}, then {second}");
+    run(&server, "app", "insert into zoo.no_rows values (2, 'c')");
+    backup(&scene, &server, "app", &[]);
+    let third = scene.json(&copy)["report"]["stored_bytes"].as_u64().unwrap();
+    assert!(third * 10 < first, "{first}, then {third} for one row");
+    create(&server, "back");
+    let id = last["id"].as_str().unwrap();
+    restore(&scene, &server, "back", &[&[id][..], &own].concat());
+    assert_same(&source, &dump(&server, "back", &[]), "from the copy");
+
+    scene.ok(&["expire", "--set", "retention.keep=2", "--set", "retention.keep_at_least=2"]);
+    assert_eq!(backups(&scene), 2);
+    for _ in 0..3 {
+        scene.ok(&["prune", "--grace", "0s"]);
+    }
+    scene.ok(&["check"]);
+    scene.ok(&["verify"]);
+    scene.ok(&["status"]);
+    restore(&scene, &server, "back", &["--clean", id]);
+    assert_same(&source, &dump(&server, "back", &[]), "after the others were pruned");
+    run(&server, "app", "insert into zoo.no_rows values (3, 'd')");
+    let next = backup(&scene, &server, "app", &[]);
+    assert!(next["bytes_stored"].as_u64().unwrap() < 64 << 10, "{next}");
+}
+
+#[test]
+fn c01_a_logical_backup_that_was_killed_anywhere_is_followed_by_a_whole_one() {
+    let Some(scene) = zoo::scene(15) else { return };
+    let server = zoo::server(&scene);
+    fill(&server, "app", 15);
+    let address = zoo::url(&server, "app");
+    let mut there = 0;
+    for (number, point) in LOGICAL.into_iter().enumerate() {
+        run(&server, "app", &format!("insert into zoo.no_rows values ({number}, 'b')"));
+        scene.killed_at(point, &["backup", "--mode", "logical", "--database-url", &address]);
+        there += usize::from(point == "logical.published");
+        backup(&scene, &server, "app", &[]);
+        there += 1;
+        assert_eq!(backups(&scene), there, "{point}: a killed backup counts only when published");
+    }
+    scene.ok(&["verify"]);
+    create(&server, "back");
+    restore(&scene, &server, "back", &[]);
+    let source = dump(&server, "app", &[]);
+    assert_same(&source, &dump(&server, "back", &[]), "after all kills");
+
+    let into = zoo::url(&server, "back");
+    for point in LOGICAL_SWAP {
+        run(&server, "back", "truncate zoo.no_rows");
+        let marked = dump(&server, "back", &[]);
+        scene.killed_at(point, &["restore", "--swap", "--yes", "--into", &into]);
+        let now = if point == "logical.swapped" { &source } else { &marked };
+        assert_same(now, &dump(&server, "back", &[]), point);
+        restore(&scene, &server, "back", &["--swap"]);
+        assert_same(&source, &dump(&server, "back", &[]), point);
+    }
+    let left = databases(&server).into_iter().filter(|name| name.starts_with("back_new_")).count();
+    assert_eq!(left, 2, "those that were killed before the names were exchanged");
+}
