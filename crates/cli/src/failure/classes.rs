@@ -155,8 +155,8 @@ fn logical_class(error: &LogicalError) -> Option<Class> {
         LogicalError::Archive(below) => archive_class(below),
         LogicalError::Codec(_) => Some(Class::Bug),
         LogicalError::Restless { .. } | LogicalError::Overtaken => Some(Class::TryAgain),
-        LogicalError::NotEmpty { .. } => Some(Class::Conflict),
-        LogicalError::Choice { .. } => Some(Class::WrongRequest),
+        LogicalError::NotEmpty { .. } | LogicalError::Exists { .. } => Some(Class::Conflict),
+        LogicalError::Choice { .. } | LogicalError::Definitions { .. } => Some(Class::WrongRequest),
         LogicalError::NotWhole { .. } => Some(Class::Damaged),
         _ => None,
     }
