@@ -108,6 +108,8 @@ EXCEPTION WHEN insufficient_privilege OR undefined_object THEN
     RAISE NOTICE 'the schema public belongs to %', current_user;
 END $$;
 SQL
+    # Large objects are in no schema: those of the file take the place of what has their numbers.
+    unpack | sed -n "s/^SELECT pg_catalog.lo_create('\([0-9]*\)');\$/SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata WHERE oid = \1;/p"
     unpack
     printf '\nCOMMIT;\n'
 }

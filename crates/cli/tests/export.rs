@@ -24,8 +24,8 @@ create table parted (id int, part text) partition by list (part);
 create table parted_a partition of parted for values in ('a');
 create table parted_b partition of parted for values in ('b');
 create index on customer (lower(name));
-create view some as select id, name from customer where id % 2 = 0;
-create materialized view first as select * from some;
+create view evens as select id, name from customer where id % 2 = 0;
+create materialized view first as select * from evens;
 create view between_them as select * from first;
 create materialized view "Second" as select count(*) as n from between_them;
 create unique index on first (id);
@@ -48,7 +48,9 @@ refresh materialized view "Second";
 "#;
 
 fn scene(major: u16) -> Option<(Scene, Throwaway)> {
-    let scene = Scene::of(major)?;
+    let mut scene = Scene::of(major)?;
+    // Where PostgreSQL's programs are: nothing else of our environment reaches the program.
+    scene.variables.extend(std::env::vars().filter(|(name, _)| name.starts_with("PGKEEP_PG_BIN")));
     scene.init();
     let server = Throwaway::builder(&scene.binaries).setting("fsync", "off").start().unwrap();
     sql(&server, "create database app");
