@@ -79,7 +79,8 @@ pub struct Shared {
     /// The configuration file [default: ./pgkeep.toml or /etc/pgkeep/pgkeep.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where the repository is: /path, s3://bucket/prefix, gs://…, az://…
+    /// Where the repository is: /path, s3://bucket/prefix, gs://…, az://…; or
+    /// the name of one of several that are configured
     #[arg(long, short, global = true, value_name = "LOCATION")]
     repository: Option<String>,
     /// Which of the repository's clusters [default: main]

@@ -29,7 +29,7 @@ pub enum Class {
 }
 
 /// A failure, ready to be shown.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     /// How a script should take it.
     pub class: Class,
@@ -90,6 +90,12 @@ impl Failure {
     /// Gives another class than the one that follows from the cause.
     pub fn class(mut self, class: Class) -> Self {
         self.class = class;
+        self
+    }
+
+    /// The failure of something larger, because of this one.
+    pub fn within(mut self, what: impl Into<String>) -> Self {
+        self.because.insert(0, std::mem::replace(&mut self.what, what.into()));
         self
     }
 

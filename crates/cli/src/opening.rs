@@ -13,7 +13,7 @@ use repository::description::Description;
 use repository::keys::{Slot, SlotKey};
 use repository::secrets::Access;
 use repository::{Repository, RepositoryError, Secret, layout};
-use storage::{Location, Storage};
+use storage::{Location, LockRule, Storage};
 
 use crate::failure::{Class, Failure, Outcome};
 use crate::secret_files::{self, Use};
@@ -33,11 +33,17 @@ pub async fn open(settings: &Settings, wanted: Use) -> Outcome<Arc<Repository>> 
     opened.map(Arc::new).map_err(|error| cannot_open(&location, &error))
 }
 
-/// Opens another repository than the configured one.
-pub async fn open_other(settings: &Settings, place: &str, secret: &Secret) -> Outcome<Arc<Repository>> {
+/// Opens another repository than the configured one, in which objects are locked by `lock`, or not.
+pub async fn open_other(
+    settings: &Settings,
+    place: &str,
+    secret: &Secret,
+    lock: Option<LockRule>,
+) -> Outcome<Arc<Repository>> {
     let parsed = place.parse::<Location>();
     let location = parsed.map_err(|error| Failure::caused(format!("use {place}"), &error))?;
-    let (storage, description) = describe_at(settings, &location).await?;
+    let (storage, description) =
+        describe_at(&location, storage::Settings { lock, ..settings.storage() }).await?;
     let state = settings.state_dir();
     let opened = Repository::open(storage, description, secret, state.as_deref()).await;
     opened.map(Arc::new).map_err(|error| cannot_open(&location, &error))
@@ -73,15 +79,21 @@ pub async fn open_quickly(settings: &Settings, wanted: Use) -> Outcome<Arc<Repos
 /// Finds the repository and reads its description; its storage is opened as the description says it must be used.
 async fn describe(settings: &Settings) -> Outcome<(Location, Arc<dyn Storage>, Description)> {
     let location = settings.location()?;
-    let (storage, description) = describe_at(settings, &location).await?;
+    let (storage, description) = describe_at(&location, settings.storage()).await?;
     Ok((location, storage, description))
 }
 
-async fn describe_at(settings: &Settings, location: &Location) -> Outcome<(Arc<dyn Storage>, Description)> {
-    let storage = storage_at(settings, location, true)?;
+async fn describe_at(
+    location: &Location,
+    settings: storage::Settings,
+) -> Outcome<(Arc<dyn Storage>, Description)> {
+    let storage = open_storage(location, &settings)?;
     let description = Repository::describe(&*storage).await.map_err(|error| cannot_open(location, &error))?;
-    let storage = if description.create_only { storage } else { storage_at(settings, location, false)? };
-    Ok((storage, description))
+    if description.create_only {
+        return Ok((storage, description));
+    }
+    let settings = storage::Settings { conditional_put: false, ..settings };
+    Ok((open_storage(location, &settings)?, description))
 }
 
 /// The storage at a location; `conditional_put` as in [`storage::Settings`].
@@ -90,8 +102,11 @@ pub fn storage_at(
     location: &Location,
     conditional_put: bool,
 ) -> Outcome<Arc<dyn Storage>> {
-    let storage = storage::Settings { conditional_put, ..settings.storage() };
-    storage::open(location, &storage).map_err(|error| Failure::caused(format!("use {location}"), &error))
+    open_storage(location, &storage::Settings { conditional_put, ..settings.storage() })
+}
+
+fn open_storage(location: &Location, settings: &storage::Settings) -> Outcome<Arc<dyn Storage>> {
+    storage::open(location, settings).map_err(|error| Failure::caused(format!("use {location}"), &error))
 }
 
 fn cannot_open(location: &Location, error: &RepositoryError) -> Failure {

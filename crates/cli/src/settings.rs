@@ -2,14 +2,15 @@
 
 pub mod keys;
 mod layers;
+mod lock;
 mod masked;
+pub mod repositories;
 mod retention;
+mod several;
 mod state_dir;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,41 +21,38 @@ use secrecy::SecretString;
 use server::connection::ConnectionSettings;
 use storage::{Addressing, AzureSettings, GcsSettings, Location, S3Settings};
 
-pub use keys::{Form, KEYS, Shown, duration, size};
-pub use layers::{Flag, Origin, SettingsError, Values};
+pub use keys::{Form, KEYS, Shown, duration, size, span};
+pub use layers::{Flag, Origin, Values};
 pub use masked::masked;
+pub use several::Rank;
 
 use state_dir::usual_state_dir;
 
 use crate::arguments::Shared;
-use crate::failure::{Class, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 
-/// Where the file is looked for when nobody says.
-const USUAL_FILES: [&str; 2] = ["pgkeep.toml", "/etc/pgkeep/pgkeep.toml"];
 /// More workers than this only contend for the same disk.
 const DEFAULT_WORKERS_MAX: usize = 16;
 
 /// Everything that pgkeep was told.
+#[derive(Clone)]
 pub struct Settings {
     values: Values,
     /// The configuration file that was read.
     pub file: Option<PathBuf>,
     /// Which of a repository's clusters is meant.
     pub cluster: ClusterName,
+    /// What the repository is called.
+    pub name: String,
+    /// Which of several repositories it is.
+    pub rank: Rank,
+    /// Whether it was chosen by its name: the others do not count then.
+    chosen: bool,
+    /// The other repositories that are configured, each with its settings.
+    others: Vec<Settings>,
 }
 
 impl Settings {
-    /// Reads the file, the environment and the options.
-    pub fn read(shared: &Shared) -> Outcome<Self> {
-        let file = find_file(shared.config.as_deref())?;
-        let text = file.as_deref().map(read).transpose()?;
-        let layer = file.as_deref().zip(text.as_deref());
-        let values = layers::gather(layer, &variable, &shared.flags()).map_err(wrong_setting)?;
-        let cluster = ClusterName::new(&values["cluster"].text)
-            .map_err(|error| Failure::caused("read the settings", &error).class(Class::WrongRequest))?;
-        Ok(Self { values, file, cluster })
-    }
-
     /// Each setting's value and origin.
     pub fn values(&self) -> &Values {
         &self.values
@@ -143,6 +141,7 @@ impl Settings {
                 federated_token_file: self.owned("azure.federated_token_file"),
             },
             allow_http: self.text("s3.allow_http") == Some("true"),
+            lock: self.lock(),
             ..storage::Settings::default()
         }
     }
@@ -235,6 +234,9 @@ impl Settings {
         if let Some(file) = &self.file {
             options.extend(["--config".to_owned(), text(file)]);
         }
+        if self.chosen {
+            options.extend(["--repository".to_owned(), self.name.clone()]);
+        }
         for key in keys::KEYS.iter().filter(|key| key.shown == keys::Shown::Yes) {
             let Some(found) = self.values.get(key.name).filter(|_| !ONLY_HERE.contains(&key.name)) else {
                 continue;
@@ -293,14 +295,6 @@ const ONLY_HERE: [&str; 22] = [
     "retention.keep_at_least",
 ];
 
-fn variable(name: &'static str) -> Result<Option<String>, SettingsError> {
-    match env::var(name) {
-        Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
-        Err(env::VarError::NotPresent) => Ok(None),
-        Err(env::VarError::NotUnicode(_)) => Err(SettingsError::NotText { name }),
-    }
-}
-
 /// A mistyped variable would otherwise be passed over in silence; variables of the tests and of PostgreSQL's programs
 /// are not settings.
 pub fn warn_of_unknown_variables() {
@@ -321,35 +315,4 @@ pub fn warn_of_unknown_variables() {
             tracing::warn!(variable = %name, meant, "this variable is no setting");
         }
     }
-}
-
-fn find_file(said: Option<&Path>) -> Outcome<Option<PathBuf>> {
-    let said = said
-        .map(Path::to_owned)
-        .or_else(|| env::var_os("PGKEEP_CONFIG").filter(|p| !p.is_empty()).map(Into::into));
-    match said {
-        Some(path) if path.exists() => Ok(Some(path)),
-        Some(path) => {
-            let what = format!("read the configuration file {}", path.display());
-            Err(Failure::new(Class::NotFound, what).because("it does not exist"))
-        }
-        None => Ok(USUAL_FILES.iter().map(PathBuf::from).find(|path| path.is_file())),
-    }
-}
-
-fn read(path: &Path) -> Outcome<String> {
-    fs::read_to_string(path).map_err(|error: io::Error| {
-        Failure::caused(format!("read the configuration file {}", path.display()), &error)
-            .class(Class::WrongRequest)
-    })
-}
-
-fn wrong_setting(error: SettingsError) -> Failure {
-    let hint = match error {
-        SettingsError::SecretInFlag { .. } => {
-            "put it into the configuration file, a variable, or a file of its own"
-        }
-        _ => "`pgkeep config --all` lists every setting",
-    };
-    Failure::wrong("read the settings").because(error.to_string()).hint(hint)
 }

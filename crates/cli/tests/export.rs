@@ -140,7 +140,12 @@ fn come_back(major: u16) {
     new_database(&server, "one");
     sql_in(&server, "one", "create type mood as enum ('sad', 'ok')");
     ok(server.command("pg_restore").args(["-e", "-t", "customer", "-d", "one"]).arg(&archive));
-    let rows = |database: &str| dumped(&server, database, &["-a", "-t", "customer"]);
+    // Its sequence is for `-t` another thing.
+    let rows = |database: &str| {
+        let dump = dumped(&server, database, &["-a", "-t", "customer"]);
+        let is_row = |line: &&str| !line.starts_with("--") && !line.contains("setval");
+        dump.lines().filter(is_row).collect::<Vec<_>>().join("\n")
+    };
     assert_eq!(rows("one"), rows("app"));
 
     for (name, unpack) in [("app.sql", None), ("app.sql.gz", Some("gzip")), ("app.sql.zst", Some("zstd"))] {
@@ -222,7 +227,7 @@ fn a_part_is_exported_with_what_belongs_to_it() {
     new_database(&server, "one");
     sql_in(&server, "one", "create schema \"Other one\"");
     psql(&server, "one", &scene.path("one.sql"));
-    let rows = |database: &str| dumped(&server, database, &["-a", "-n", "Other one"]);
+    let rows = |database: &str| dumped(&server, database, &["-a", "-n", "\"Other one\""]);
     assert_eq!(rows("one"), rows("app"));
 
     scene.ok(&["export", "--output", "customer.dump", "--format", "custom", "--table", "customer"]);

@@ -23,6 +23,7 @@ use storage::StorageError;
 mod beginning;
 pub(crate) mod content;
 mod drain;
+pub mod further;
 pub mod get;
 mod prefetch;
 pub mod push;
@@ -58,6 +59,8 @@ pub struct Limits {
     pub deadline: Duration,
     /// Threads that compress one file, and files that a background process has under way at once. Default 2.
     pub workers: usize,
+    /// Files that a drainer stores before PostgreSQL asks, at most. Default 64.
+    pub ahead: usize,
     /// Segments fetched ahead, at most; 256 MiB bound it too. Zero turns it off. Default 8.
     pub prefetch: usize,
     /// How long a missing segment is waited for when a later one is stored: segments that are pushed in parallel arrive
@@ -75,6 +78,7 @@ impl Default for Limits {
         Self {
             deadline: Duration::from_secs(60),
             workers: 2,
+            ahead: 64,
             prefetch: 8,
             hole_wait: Duration::from_secs(5),
             start_grace: Duration::from_secs(1),
@@ -84,7 +88,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    fn deadline_for(&self, bytes: u64) -> Duration {
+    /// How long a file of this size may take.
+    pub fn deadline_for(&self, bytes: u64) -> Duration {
         self.deadline + Duration::from_secs(bytes.saturating_sub(16 << 20) / (4 << 20))
     }
 

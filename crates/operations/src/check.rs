@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::findings::{Finding, Severity};
 use crate::reachable::ReachableError;
 
+mod locks;
 mod manifests;
 mod packs;
 mod rest;
@@ -79,6 +80,7 @@ pub async fn check(repository: &Arc<Repository>, cluster: &ClusterName) -> Resul
         report.findings.push(manifests::chain(&finding));
     }
     packs::check(&stored, uses, &listed, &mut report).await?;
+    locks::check(&stored, cluster, &listed, &mut report).await?;
     let state = wal::state(&stored, cluster, &mut report.findings).await?;
     wal::check(&state, cluster, &listed, &expired, &mut report);
     rest::small_objects(&stored, cluster, &mut report).await?;

@@ -7,6 +7,7 @@
 
 mod attempt;
 mod backup;
+mod carry;
 mod error;
 mod places;
 mod plan;
@@ -24,6 +25,7 @@ use crate::catalogue::DamagedBackup;
 use crate::monitor::{Event, Monitor};
 use crate::owner::holder;
 use backup::Copier;
+pub use carry::{Carried, carry};
 pub use error::CopyError;
 pub use plan::{Plan, PlannedBackup, plan};
 

@@ -13,7 +13,7 @@ use pg::Lsn;
 use repository::backups::ChainFinding;
 use repository::expired::ExpiredNote;
 use repository::lease::{Lease, LeaseError};
-use repository::{ClusterName, Repository, RepositoryError};
+use repository::{ClusterName, Repository, RepositoryError, layout};
 use serde::Serialize;
 
 use crate::failpoint;
@@ -25,7 +25,7 @@ mod facts;
 mod wal;
 
 pub use facts::Damaged;
-pub use wal::WalLine;
+pub use wal::{LockedWal, WalLine};
 
 use facts::look;
 
@@ -79,6 +79,8 @@ pub struct BackupLine {
     pub bytes: u64,
     /// Why.
     pub reason: String,
+    /// Until when it is locked, of one that would go if it were not.
+    pub locked_until: Option<Timestamp>,
     #[serde(skip)]
     digest: Vec<u8>,
 }
@@ -96,6 +98,8 @@ pub struct Plan {
     pub wal_before: Option<Lsn>,
     /// The WAL that goes, oldest first.
     pub wal: Vec<WalLine>,
+    /// WAL that would go if it were not locked.
+    pub wal_locked: LockedWal,
     /// Expired backups whose notes nothing asks for any more.
     pub notes: Vec<String>,
 }
@@ -152,7 +156,7 @@ pub async fn plan(repository: &Repository, request: &ExpireRequest) -> Result<Pl
     let clocks: Vec<_> = looked.storage_clock.into_iter().chain([request.host_clock]).collect();
     let now = policy_now(&facts, &clocks);
     let decisions = decide(&request.policy, now, &facts);
-    let lines: Vec<_> = looked
+    let mut lines: Vec<_> = looked
         .backups
         .iter()
         .zip(decisions)
@@ -163,9 +167,12 @@ pub async fn plan(repository: &Repository, request: &ExpireRequest) -> Result<Pl
             ended: backup.fact.stop,
             bytes: backup.bytes,
             reason: decision.reason,
+            locked_until: None,
             digest: backup.digest.clone(),
         })
         .collect();
+    let lock_clock = looked.storage_clock.unwrap_or(request.host_clock);
+    keep_locked(repository, &request.cluster, lock_clock, &mut lines).await?;
     let (mut wal_before, mut wal, mut notes) = (None, Vec::new(), Vec::new());
     // A backup at work needs WAL from where it began, which nobody knows but itself.
     let first_in_window = lines.iter().find(|line| line.keep && line.in_window).map(|line| line.id.as_str());
@@ -177,7 +184,26 @@ pub async fn plan(repository: &Repository, request: &ExpireRequest) -> Result<Pl
     if now.is_some() {
         notes = looked.idle_notes();
     }
-    Ok(Plan { cluster: request.cluster.to_string(), now, backups: lines, wal_before, wal, notes })
+    let wal_locked = wal::leave_locked(repository, &request.cluster, lock_clock, &mut wal).await?;
+    Ok(Plan { cluster: request.cluster.to_string(), now, backups: lines, wal_before, wal, wal_locked, notes })
+}
+
+/// Keeps what would go and is locked: a bucket would only hide it.
+async fn keep_locked(
+    repository: &Repository,
+    cluster: &ClusterName,
+    now: Timestamp,
+    lines: &mut [BackupLine],
+) -> Result<(), ExpireError> {
+    let going: Vec<&mut BackupLine> = lines.iter_mut().filter(|line| !line.keep).collect();
+    let names = going.iter().map(|line| layout::manifest(cluster, &line.id)).collect::<Vec<_>>();
+    let locks = repository.locks(names, now).await?;
+    for (line, until) in going.into_iter().zip(locks).filter_map(|(line, lock)| Some((line, lock?))) {
+        line.keep = true;
+        line.locked_until = Some(until);
+        line.reason = format!("locked until {until:.0}; then: {}", line.reason);
+    }
+    Ok(())
 }
 
 /// Does what the plan lists. Nothing is deleted before the lease is had and the repository was looked at again.

@@ -25,7 +25,6 @@ pub use selection::Selection;
 use std::time::Duration;
 
 use repository::ClusterName;
-use repository::manifest::Manifest;
 
 /// What logical backup to take.
 #[derive(Clone, Debug)]
@@ -44,13 +43,4 @@ pub struct LogicalRequest {
     pub level: i32,
     /// How long to wait for a lock that somebody holds against readers.
     pub lock_timeout: Duration,
-}
-
-/// A logical backup that exists.
-#[derive(Clone, Debug)]
-pub struct LogicalReport {
-    /// Its manifest.
-    pub manifest: Manifest,
-    /// How long it took.
-    pub elapsed: Duration,
 }

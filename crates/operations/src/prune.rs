@@ -97,6 +97,10 @@ pub struct PruneReport {
     pub moved_packs: u64,
     /// Stored bytes that were named in them.
     pub moved_bytes: u64,
+    /// Packs that were found locked when they should go.
+    pub locked_packs: u64,
+    /// When the first of these locks ends.
+    pub locked_until: Option<Timestamp>,
     /// Other objects that are gone: records of attempts, claims, marks and moves that tell nothing any more.
     pub deleted_others: u64,
 }
@@ -183,37 +187,75 @@ impl Run<'_> {
         let roots = Roots::read(self.repository, &plan.marks, now).await?.add_moved(self.repository).await?;
         let marked = marked(&plan.marks, &roots, grace, now);
         let is_ripe = |pack: &&PlannedPack| marked.get(&pack.id) == Some(&Marked::Ripe);
-        let mut deletes = 0;
         let still_dead = plan.delete_dead.iter().filter(is_ripe).filter(|pack| !roots.live.contains(pack.id));
-        for pack in still_dead {
-            self.delete_pack(pack.id, pack.bytes, &mut deletes).await?;
-            self.repository.storage().remove(&layout::moved(pack.id)).await.map_err(RepositoryError::from)?;
-        }
+        let still_dead: Vec<PlannedPack> = still_dead.cloned().collect();
+        self.delete_packs(&still_dead, true, now).await?;
         // A backup may have been published that names a page which was dead when the others were moved.
         let wanted = plan.delete_moved.iter().filter(is_ripe).map(|pack| (pack.id, false)).collect();
         let found = Wanted { moved: wanted, ..Wanted::default() }.walk(self.repository, &roots).await?;
+        let mut unnamed = Vec::new();
         for pack in plan.delete_moved.iter().filter(|pack| found.moved.get(&pack.id) == Some(&false)) {
             if self.repository.moved(pack.id).await?.is_some() {
-                self.delete_pack(pack.id, pack.bytes, &mut deletes).await?;
+                unnamed.push(pack.clone());
+            }
+        }
+        self.delete_packs(&unnamed, false, now).await
+    }
+
+    /// Deletes packs that are not locked, and if nobody names them the record of where their pages were moved to.
+    async fn delete_packs(
+        &mut self,
+        packs: &[PlannedPack],
+        with_record: bool,
+        now: Option<Timestamp>,
+    ) -> Result<(), PruneError> {
+        let now = now.unwrap_or_else(Timestamp::now);
+        for batch in packs.chunks(DELETES) {
+            self.lease.confirm().await?;
+            let locks = plan::locks(self.repository, batch, with_record, now).await?;
+            for (pack, lock) in batch.iter().zip(locks) {
+                match lock {
+                    Some(until) => self.found_locked(until),
+                    None => self.delete_pack(pack, with_record, now).await?,
+                }
             }
         }
         Ok(())
     }
 
-    async fn delete_pack(&mut self, id: PackId, bytes: u64, deletes: &mut usize) -> Result<(), PruneError> {
-        if deletes.is_multiple_of(DELETES) {
-            self.lease.confirm().await?;
-        }
-        *deletes += 1;
-        match self.repository.storage().delete(&layout::pack(id)).await {
+    fn found_locked(&mut self, until: Timestamp) {
+        self.report.locked_packs += 1;
+        let first = self.report.locked_until.map_or(until, |first| first.min(until));
+        self.report.locked_until = Some(first);
+    }
+
+    async fn delete_pack(
+        &mut self,
+        pack: &PlannedPack,
+        with_record: bool,
+        now: Timestamp,
+    ) -> Result<(), PruneError> {
+        let (storage, name) = (self.repository.storage(), layout::pack(pack.id));
+        match storage.delete(&name).await {
             Ok(()) => {
                 self.report.deleted_packs += 1;
-                self.report.deleted_bytes += bytes;
+                self.report.deleted_bytes += pack.bytes;
             }
             Err(StorageError::NotFound { .. }) => {}
+            // Somebody else may have locked it: the bucket itself, by its default.
+            Err(refused @ StorageError::Refused { .. }) => match storage.locked_until(&name).await {
+                Ok(Some(until)) if until > now => {
+                    self.found_locked(until);
+                    return Ok(());
+                }
+                _ => return Err(RepositoryError::from(refused).into()),
+            },
             Err(error) => return Err(RepositoryError::from(error).into()),
         }
         failpoint::reach("prune.deleted");
+        if with_record {
+            storage.remove(&layout::moved(pack.id)).await.map_err(RepositoryError::from)?;
+        }
         Ok(())
     }
 

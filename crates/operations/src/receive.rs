@@ -22,6 +22,7 @@ use server::facts::{ArchiveMode, Slot};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+mod further;
 mod health;
 mod host;
 mod intake;
@@ -34,8 +35,10 @@ mod start;
 mod store;
 mod stream;
 
+pub use further::{FurtherRepository, Open};
 pub use slot::{default_slot_name, is_slot_name};
 
+use further::Further;
 use health::Health;
 use host::Host;
 use intake::Intake;
@@ -147,6 +150,18 @@ pub enum Notice {
     },
     /// Storing works again.
     StorageBack,
+    /// A further repository does not get what the first has. It is copied later.
+    FurtherFails {
+        /// Which.
+        repository: String,
+        /// How.
+        error: String,
+    },
+    /// A further repository takes segments again.
+    FurtherBack {
+        /// Which.
+        repository: String,
+    },
     /// Something that the user should know.
     Warning(String),
 }
@@ -198,10 +213,12 @@ pub enum ReceiveError {
     },
 }
 
-/// Receives until `stop` becomes true, or `request.until` is reached. At the end everything that came is stored.
+/// Receives until `stop` becomes true, or `request.until` is reached. At the end everything that came is stored. Whole segments
+/// go into further repositories too, as far as these keep up.
 pub async fn receive(
     settings: ConnectionSettings,
     repository: Arc<Repository>,
+    further: Vec<FurtherRepository>,
     request: &ReceiveRequest,
     tell: Tell,
     mut stop: watch::Receiver<bool>,
@@ -212,6 +229,7 @@ pub async fn receive(
     let settings = host::prompt(settings, &request.slot);
     let started = start::start(&settings, &repository, request, &tell, &stop).await?;
     let Some(Start { facts, identity, hosts, .. }) = started else { return Ok(()) };
+    let further = Arc::new(Further::start(further, &request.cluster, &identity, &tell));
     let store = Arc::new(Store {
         intake: Arc::new(Intake::new(facts.wal_segment_size, request.spool.clone())),
         repository,
@@ -222,6 +240,7 @@ pub async fn receive(
         archives_too: AtomicBool::new(facts.archive_mode != ArchiveMode::Off),
         tell,
         health: Health::new(),
+        further: further.clone(),
     });
     let (stopping, host) = (Arc::new(AtomicBool::new(false)), Arc::new(Host::new(settings, hosts)));
     let stream = Stream {
@@ -249,6 +268,7 @@ pub async fn receive(
                     store.intake.fail();
                 }
                 let received = receiving.await.expect("receiving does not panic and is not cancelled");
+                further.finish().await;
                 return stored.and(received);
             }
             _ = stop.wait_for(|stop| *stop), if !stopping.load(Ordering::Relaxed) => {

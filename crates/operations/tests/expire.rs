@@ -13,7 +13,7 @@ use operations::expire::{ExpireError, ExpireRequest, Plan, Report, execute, plan
 use operations::pin::{Until, pin, unpin};
 use repository::lease::LeaseError;
 use repository::{PackId, layout};
-use storage::{Call, Calls, Fault, Faulty, ObjectName, Rule};
+use storage::{Call, Calls, Fault, Faulty, LockMode, LockRule, ObjectName, Rule};
 
 fn removed(plan: &Plan) -> Vec<&str> {
     plan.expired().map(|line| line.id.as_str()).collect()
@@ -286,4 +286,51 @@ async fn wal_stays_that_a_new_timeline_or_a_backup_at_work_may_need() {
         let planned = plan(&scene.repository, &request("30d")).await.unwrap();
         assert_eq!((planned.wal.is_empty(), planned.expired().count()), (!goes, 29), "{claimed}");
     }
+}
+
+#[tokio::test]
+async fn what_is_locked_stays_until_its_time_and_is_whole_until_then() {
+    let scene = Scene::of(0).await;
+    let days = |days: i64| std::time::Duration::from_secs(days as u64 * 24 * 3600);
+    scene.memory.set_lock(Some(LockRule {
+        span: days(30),
+        mode: LockMode::Governance,
+        time_for: layout::lock_time,
+    }));
+    for number in 0..60 {
+        scene.memory.set_clock(day(number));
+        scene.add(number, 1000, 0).await;
+    }
+    let planned = plan(&scene.repository, &request("10d")).await.unwrap();
+    let locked: Vec<_> = planned.backups.iter().filter(|line| line.locked_until.is_some()).collect();
+    assert_eq!(
+        locked.iter().map(|line| line.id.clone()).collect::<Vec<_>>(),
+        (30..49).map(id).collect::<Vec<_>>()
+    );
+    assert!(
+        locked.iter().all(|line| line.keep && line.reason.starts_with("locked until 2026-")),
+        "{locked:?}"
+    );
+    assert_eq!(planned.backups[30].locked_until, Some(day(60)));
+    scene.expire(&request("10d")).await.unwrap();
+    assert_eq!(scene.ids().await, (30..60).map(id).collect::<Vec<_>>());
+    // Their WAL was stored when they were made, and all of it is locked.
+    assert_eq!(scene.wal(), (first_segment(30)..first_segment(60)).collect());
+    assert!(
+        planned.wal_locked.objects > 0 && planned.wal_locked.until == Some(day(60)),
+        "{:?}",
+        planned.wal_locked
+    );
+    scene.assert_healthy().await;
+
+    scene.memory.set_clock(day(69));
+    let later = ExpireRequest { host_clock: day(69), ..request("10d") };
+    scene.expire(&later).await.unwrap();
+    assert_eq!(scene.ids().await, (40..60).map(id).collect::<Vec<_>>());
+    scene.memory.set_clock(day(99));
+    let later = ExpireRequest { host_clock: day(99), ..request("10d") };
+    scene.expire(&later).await.unwrap();
+    assert_eq!(scene.ids().await, (49..60).map(id).collect::<Vec<_>>());
+    assert_eq!(scene.wal(), (first_segment(49)..first_segment(60)).collect());
+    scene.assert_healthy().await;
 }

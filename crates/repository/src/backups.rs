@@ -116,7 +116,8 @@ impl Repository {
         Ok(Some((decode_manifest(name.as_str(), &content)?, self.digester().content(&object))))
     }
 
-    /// Makes a backup exist: completes the manifest by its place in the chain and stores it.
+    /// Makes a backup exist: completes the manifest by its place in the chain, sees to the locks of what it names, and
+    /// stores it.
     pub async fn publish(
         &self,
         cluster: &ClusterName,
@@ -128,6 +129,8 @@ impl Repository {
             manifest.previous_id = previous.id.clone();
             manifest.previous_digest = digest.to_vec();
         }
+        // Before it exists: a backup that says that it is locked is.
+        self.lock_needed(cluster, &mut manifest).await?;
         let name = layout::manifest(cluster, &manifest.id);
         let content = manifest.encode_to_vec();
         let mut public = manifest.sequence.to_le_bytes().to_vec();

@@ -10,6 +10,10 @@ use storage::ObjectName;
 use crate::archive::{Gap, Part, WalName};
 use crate::secrets::parse_hex;
 
+mod locked;
+
+pub use locked::lock_time;
+
 /// Identity of a pack: 16 random bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackId(pub [u8; 16]);

@@ -21,6 +21,7 @@ pub mod keys;
 pub mod layout;
 pub mod lease;
 pub mod local;
+mod lock;
 pub mod logical;
 pub mod manifest;
 pub mod mark;

@@ -10,6 +10,10 @@ use crate::content::{ContentError, Extent};
 use crate::layout::PackId;
 use crate::logical::LogicalRecord;
 
+mod pack_ref;
+
+pub use pack_ref::PackRef;
+
 /// Whether a backup stands on what earlier ones stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, prost::Enumeration)]
 #[repr(i32)]
@@ -219,34 +223,6 @@ impl PageRef {
             .map(PackId)
             .map_err(|_| ContentError { what: "pack id of a list page" })?;
         Ok(Extent { pack, chunk: self.chunk, offset: self.offset, length: u64::from(self.length) })
-    }
-}
-
-/// A pack that a manifest needs.
-#[derive(Clone, PartialEq, Message)]
-pub struct PackRef {
-    #[prost(bytes = "vec", tag = "1")]
-    id: Vec<u8>,
-    /// The object's size.
-    #[prost(uint64, tag = "2")]
-    pub size: u64,
-    /// Bytes of its table and footer.
-    #[prost(uint32, tag = "3")]
-    pub tail_len: u32,
-    /// Plaintext bytes of it that this backup names.
-    #[prost(uint64, tag = "4")]
-    pub live: u64,
-}
-
-impl PackRef {
-    /// A reference; `live` is counted up later.
-    pub fn new(id: PackId, size: u64, tail_len: u32) -> Self {
-        Self { id: id.0.to_vec(), size, tail_len, live: 0 }
-    }
-
-    /// The pack's id.
-    pub fn id(&self) -> Result<PackId, ContentError> {
-        self.id[..].try_into().map(PackId).map_err(|_| ContentError { what: "pack id" })
     }
 }
 

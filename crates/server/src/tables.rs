@@ -168,12 +168,12 @@ pub fn lock(connection: &Connection, tables: &[Table]) -> Result<bool, ServerErr
             other => other?,
         }
     }
+    let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
     // The catalogue's row is that of the snapshot, the function's answer that of now.
     let changed = connection.query_one(
-        "SELECT count(*) FROM pg_catalog.pg_class WHERE relkind = 'r' AND relfilenode <> 0 \
-         AND oid >= 16384 AND relpersistence <> 't' \
+        "SELECT count(*) FROM pg_catalog.pg_class WHERE oid = ANY ($1::pg_catalog.oid[]) AND relfilenode <> 0 \
          AND relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(oid)",
-        &[],
+        &[&format!("{{{}}}", oids.join(","))],
     )?;
     Ok(changed.first()?.parse::<u64>(0)? == 0)
 }

@@ -50,6 +50,12 @@ pub enum StorageError {
         /// The directory or bucket.
         root: String,
     },
+    /// Objects cannot be locked here.
+    #[error("objects cannot be locked here: {why}")]
+    NoLock {
+        /// Why.
+        why: String,
+    },
     /// Credentials or permissions do not allow it.
     #[error("{action}: access refused")]
     Refused {
@@ -85,6 +91,11 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Of a storage that locks nothing.
+    pub(crate) fn no_lock() -> StorageError {
+        StorageError::NoLock { why: "no lock is configured for this storage".to_owned() }
+    }
+
     /// Whether the same call may succeed if it is made again later.
     pub fn is_transient(&self) -> bool {
         matches!(self, StorageError::Transient { .. })
@@ -139,11 +150,15 @@ pub enum Call {
     ListChildren,
     /// [`Storage::delete`](crate::Storage::delete)
     Delete,
+    /// [`Storage::lock_until`](crate::Storage::lock_until)
+    Lock,
+    /// [`Storage::locked_until`](crate::Storage::locked_until)
+    LockedUntil,
 }
 
 impl Call {
     /// Every call, in the order of the trait.
-    pub const ALL: [Call; 8] = [
+    pub const ALL: [Call; 10] = [
         Call::Create,
         Call::Read,
         Call::ReadTail,
@@ -152,6 +167,8 @@ impl Call {
         Call::List,
         Call::ListChildren,
         Call::Delete,
+        Call::Lock,
+        Call::LockedUntil,
     ];
 }
 
@@ -164,6 +181,8 @@ impl fmt::Display for Call {
             Call::Size => "look at",
             Call::List | Call::ListChildren => "list",
             Call::Delete => "delete",
+            Call::Lock => "lock",
+            Call::LockedUntil => "ask for the lock of",
         })
     }
 }

@@ -6,9 +6,10 @@ mod odds;
 pub use odds::Odds;
 
 use crate::error::{Action, Call};
-use crate::{Children, Entry, ObjectName, Storage, StorageError, Tail};
+use crate::{Children, Entry, LockRule, ObjectName, Storage, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use std::future::Future;
@@ -50,7 +51,7 @@ pub enum Fault {
 pub enum Calls {
     /// Calls of one kind.
     Of(Call),
-    /// Creates and deletes.
+    /// Creates, deletes and locks.
     Writes,
     /// All that change nothing.
     Reads,
@@ -100,14 +101,14 @@ impl<S: Storage> Faulty<S> {
         *locked(&self.chance) = Some((StdRng::seed_from_u64(seed), odds));
     }
 
-    /// The create or delete number `n`, counted from zero, fails without being done.
+    /// The create, delete or lock number `n`, counted from zero, fails without being done.
     pub fn failing_write(n: u64, inner: S) -> Faulty<S> {
         let faulty = Faulty::new(inner);
         faulty.add(Rule { calls: Calls::Writes, skip: n, hit: 1, fault: Fault::Fail });
         faulty
     }
 
-    /// Everything from the create or delete number `n` on fails: what a process that died there would have
+    /// Everything from the create, delete or lock number `n` on fails: what a process that died there would have
     /// left.
     pub fn dying_at_write(n: u64, inner: S) -> Faulty<S> {
         let faulty = Faulty::new(inner);
@@ -188,7 +189,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Calls {
     fn include(self, call: Call) -> bool {
-        let writes = matches!(call, Call::Create | Call::Delete);
+        let writes = matches!(call, Call::Create | Call::Delete | Call::Lock);
         match self {
             Calls::Of(one) => one == call,
             Calls::Writes => writes,
@@ -238,6 +239,20 @@ impl<S: Storage> Storage for Faulty<S> {
 
     async fn remove(&self, name: &ObjectName) -> Result<(), StorageError> {
         self.run(Action::new(Call::Delete, name.as_str()), self.inner.remove(name), unharmed).await
+    }
+
+    fn lock_rule(&self) -> Option<LockRule> {
+        self.inner.lock_rule()
+    }
+
+    async fn lock_until(&self, name: &ObjectName, until: Timestamp) -> Result<(), StorageError> {
+        let action = Action::new(Call::Lock, name.as_str());
+        self.run(action, self.inner.lock_until(name, until), unharmed).await
+    }
+
+    async fn locked_until(&self, name: &ObjectName) -> Result<Option<Timestamp>, StorageError> {
+        let action = Action::new(Call::LockedUntil, name.as_str());
+        self.run(action, self.inner.locked_until(name), unharmed).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::{Action, Call};
 use crate::name::{below, checked_prefix};
-use crate::{Children, Entry, ObjectName, Storage, StorageError, Tail};
+use crate::{Children, Entry, LockRule, ObjectName, Storage, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -12,7 +12,8 @@ use std::sync::{Mutex, MutexGuard};
 
 /// A storage that lives as long as the value.
 ///
-/// It refuses what only some real storages refuse: an object below another object (`a` and `a/b`).
+/// It refuses what only some real storages refuse: an object below another object (`a` and `a/b`), and the delete of an
+/// object that is locked, which buckets only hide.
 #[derive(Debug, Default)]
 pub struct Memory {
     state: Mutex<State>,
@@ -22,12 +23,14 @@ pub struct Memory {
 struct State {
     objects: BTreeMap<ObjectName, Object>,
     clock: Option<Timestamp>,
+    lock: Option<LockRule>,
 }
 
 #[derive(Debug, Clone)]
 struct Object {
     bytes: Bytes,
     created: Timestamp,
+    locked_until: Option<Timestamp>,
 }
 
 impl Memory {
@@ -39,6 +42,11 @@ impl Memory {
     /// Creates later objects at `now`, instead of the machine's time.
     pub fn set_clock(&self, now: Timestamp) {
         self.state().clock = Some(now);
+    }
+
+    /// Locks what is created from now on, or nothing any more.
+    pub fn set_lock(&self, rule: Option<LockRule>) {
+        self.state().lock = rule;
     }
 
     /// The names of all objects, in order.
@@ -57,7 +65,7 @@ impl Memory {
         match bytes {
             Some(bytes) => {
                 let created = state.now();
-                state.objects.insert(name.clone(), Object { bytes, created });
+                state.objects.insert(name.clone(), Object { bytes, created, locked_until: None });
             }
             None => {
                 state.objects.remove(name);
@@ -83,6 +91,10 @@ impl Memory {
 impl State {
     fn now(&self) -> Timestamp {
         self.clock.unwrap_or_else(Timestamp::now)
+    }
+
+    fn object(&mut self, name: &ObjectName) -> Result<&mut Object, StorageError> {
+        self.objects.get_mut(name).ok_or_else(|| StorageError::NotFound { name: name.clone() })
     }
 
     /// Whether another object lies above or below `name`, which a file system could not hold.
@@ -119,7 +131,9 @@ impl Storage for Memory {
                 source: "an object is above or below this name".into(),
             });
         }
-        let object = Object { bytes: parts.concat().into(), created: state.now() };
+        let created = state.now();
+        let locked_until = state.lock.and_then(|rule| rule.until(name, created));
+        let object = Object { bytes: parts.concat().into(), created, locked_until };
         state.objects.insert(name.clone(), object);
         Ok(())
     }
@@ -174,10 +188,33 @@ impl Storage for Memory {
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StorageError> {
-        match self.state().objects.remove(name) {
-            Some(_) => Ok(()),
-            None => Err(StorageError::NotFound { name: name.clone() }),
+        let mut state = self.state();
+        let now = state.now();
+        let object = state.object(name)?;
+        if let Some(until) = object.locked_until.filter(|until| *until > now) {
+            let source = format!("the object is locked until {until}").into();
+            return Err(StorageError::Refused { action: Action::new(Call::Delete, name.as_str()), source });
         }
+        state.objects.remove(name);
+        Ok(())
+    }
+
+    fn lock_rule(&self) -> Option<LockRule> {
+        self.state().lock
+    }
+
+    async fn lock_until(&self, name: &ObjectName, until: Timestamp) -> Result<(), StorageError> {
+        let mut state = self.state();
+        if state.lock.is_none() {
+            return Err(StorageError::no_lock());
+        }
+        let object = state.object(name)?;
+        object.locked_until = object.locked_until.max(Some(until));
+        Ok(())
+    }
+
+    async fn locked_until(&self, name: &ObjectName) -> Result<Option<Timestamp>, StorageError> {
+        Ok(self.state().object(name)?.locked_until)
     }
 }
 

@@ -17,6 +17,10 @@ pub enum OpenError {
 /// The storage at `location`, with [`Retry`] around a bucket. Nothing is asked and nothing is made before the
 /// first call.
 pub fn open(location: &Location, settings: &Settings) -> Result<Arc<dyn Storage>, OpenError> {
+    if settings.lock.is_some() && !matches!(location, Location::S3(_)) {
+        let why = "objects are locked in buckets of S3 and kin only, that have object lock; this is none";
+        return Err(OpenError::Setting(why.to_owned()));
+    }
     match location {
         Location::Directory(path) => Ok(Arc::new(Filesystem::new(path))),
         _ => Ok(Arc::new(Retry::new(Remote::new(location, settings)?, settings.retry.clone()))),

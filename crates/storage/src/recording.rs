@@ -1,9 +1,10 @@
 //! Counting what is asked of a storage, because requests cost money and time.
 
 use crate::error::Call;
-use crate::{Children, Entry, ObjectName, Storage, StorageError, Tail};
+use crate::{Children, Entry, LockRule, ObjectName, Storage, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -131,5 +132,17 @@ impl<S: Storage> Storage for Recording<S> {
 
     async fn remove(&self, name: &ObjectName) -> Result<(), StorageError> {
         self.run(Call::Delete, self.inner.remove(name), |()| 0).await
+    }
+
+    fn lock_rule(&self) -> Option<LockRule> {
+        self.inner.lock_rule()
+    }
+
+    async fn lock_until(&self, name: &ObjectName, until: Timestamp) -> Result<(), StorageError> {
+        self.run(Call::Lock, self.inner.lock_until(name, until), |()| 0).await
+    }
+
+    async fn locked_until(&self, name: &ObjectName) -> Result<Option<Timestamp>, StorageError> {
+        self.run(Call::LockedUntil, self.inner.locked_until(name), |_| 0).await
     }
 }

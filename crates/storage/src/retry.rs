@@ -4,10 +4,11 @@ mod stream;
 
 use crate::chance;
 use crate::error::{Action, Call};
-use crate::{Children, Entry, ObjectName, Storage, StorageError, Tail, planted};
+use crate::{Children, Entry, LockRule, ObjectName, Storage, StorageError, Tail, planted};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
@@ -179,6 +180,18 @@ impl<S: Storage> Storage for Retry<S> {
 
     async fn remove(&self, name: &ObjectName) -> Result<(), StorageError> {
         self.trying(Call::Delete, name.as_str(), 0).run(|| self.inner.remove(name)).await
+    }
+
+    fn lock_rule(&self) -> Option<LockRule> {
+        self.inner.lock_rule()
+    }
+
+    async fn lock_until(&self, name: &ObjectName, until: Timestamp) -> Result<(), StorageError> {
+        self.trying(Call::Lock, name.as_str(), 0).run(|| self.inner.lock_until(name, until)).await
+    }
+
+    async fn locked_until(&self, name: &ObjectName) -> Result<Option<Timestamp>, StorageError> {
+        self.trying(Call::LockedUntil, name.as_str(), 0).run(|| self.inner.locked_until(name)).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a remote storage needs to know beyond its location. Only `cli` reads the environment and fills this
 //! in.
 
+use crate::lock::LockRule;
 use crate::retry::RetryPolicy;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ pub struct Settings {
     pub allow_http: bool,
     /// Objects in one page of a listing; the storage's own maximum (1000, Azure 5000) if not given.
     pub list_page_size: Option<u16>,
+    /// How objects are locked when they are created; S3 and kin only.
+    pub lock: Option<LockRule>,
 }
 
 impl Default for Settings {
@@ -36,6 +39,7 @@ impl Default for Settings {
             conditional_put: true,
             allow_http: false,
             list_page_size: None,
+            lock: None,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The trait that everything above this room talks to.
 
 use crate::error::{Action, Call};
-use crate::{Children, Entry, ObjectName, StorageError, Tail};
+use crate::{Children, Entry, LockRule, ObjectName, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use jiff::Timestamp;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -19,7 +20,8 @@ pub type Parts = Box<dyn Iterator<Item = io::Result<Bytes>> + Send>;
 /// A prefix is whole parts of a name, with or without a slash at its end; the empty prefix is the root.
 #[async_trait]
 pub trait Storage: fmt::Debug + Send + Sync {
-    /// Creates the object out of `parts`, one after the other.
+    /// Creates the object out of `parts`, one after the other, locked as [`Storage::lock_rule`] says: never without
+    /// the lock that it should have.
     ///
     /// `Ok` means that it would survive power loss. Fails with [`StorageError::NameTaken`], leaving what is
     /// there, if the object exists. When a retry finds that an earlier try of the same call had arrived (same
@@ -92,6 +94,25 @@ pub trait Storage: fmt::Debug + Send + Sync {
             done => done,
         }
     }
+
+    /// How objects are locked when they are created; `None` if none is.
+    fn lock_rule(&self) -> Option<LockRule> {
+        None
+    }
+
+    /// Sees to it that the object is locked until `until` or later. Never makes a lock shorter.
+    /// [`StorageError::NoLock`] where there is no [`Storage::lock_rule`].
+    async fn lock_until(&self, name: &ObjectName, until: Timestamp) -> Result<(), StorageError> {
+        let _ = (name, until);
+        Err(StorageError::no_lock())
+    }
+
+    /// Until when the object is locked, which may be a time that has passed; `None` if it has no lock. An object under
+    /// legal hold is locked for ever.
+    async fn locked_until(&self, name: &ObjectName) -> Result<Option<Timestamp>, StorageError> {
+        let _ = name;
+        Err(StorageError::no_lock())
+    }
 }
 
 #[async_trait]
@@ -146,5 +167,17 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
 
     async fn remove(&self, name: &ObjectName) -> Result<(), StorageError> {
         (**self).remove(name).await
+    }
+
+    fn lock_rule(&self) -> Option<LockRule> {
+        (**self).lock_rule()
+    }
+
+    async fn lock_until(&self, name: &ObjectName, until: Timestamp) -> Result<(), StorageError> {
+        (**self).lock_until(name, until).await
+    }
+
+    async fn locked_until(&self, name: &ObjectName) -> Result<Option<Timestamp>, StorageError> {
+        (**self).locked_until(name).await
     }
 }

@@ -110,6 +110,8 @@ async fn support_call(storage: &dyn Storage, call: Call) -> Result<(), StorageEr
         Call::List => storage.list("a").await.map(drop),
         Call::ListChildren => storage.list_children("a").await.map(drop),
         Call::Delete => storage.delete(&name).await,
+        Call::Lock => storage.lock_until(&name, jiff::Timestamp::MAX).await,
+        Call::LockedUntil => storage.locked_until(&name).await.map(drop),
     }
 }
 

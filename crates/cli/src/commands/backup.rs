@@ -1,18 +1,24 @@
 //! `pgkeep backup`: take one now.
 
 mod logical;
+mod several;
+
+use std::sync::Arc;
 
 use clap::Args;
 use operations::backup::{BackupReport, BackupRequest, ChangedBy, Tuning, backup_tuned};
 use operations::catalogue::BackupSummary;
 use operations::probe::Mode;
+use repository::Repository;
 use serde_json::json;
 
 use super::Session;
 use crate::failure::{Class, Failure, Outcome};
 use crate::output::{bytes, elapsed, facts, moment, print_error};
 use crate::secret_files::Use;
+use crate::settings::Settings;
 use crate::{opening, progress};
+use several::Share;
 
 /// How to take it.
 #[derive(Debug, Args)]
@@ -44,18 +50,73 @@ pub struct BackupArguments {
     logical: logical::LogicalArguments,
 }
 
-/// Takes a backup. The exit code is that of damaged data if the server has damaged pages, although the backup is made.
+/// Takes a backup into the first repository that works, and carries it to the others. The exit code is that of damaged data
+/// if the server has damaged pages, although the backup is made, and a failure's if a repository does not have it.
 pub async fn run(session: &Session, arguments: &BackupArguments) -> Outcome<u8> {
-    let settings = &session.settings;
-    let repository = opening::open(settings, Use::Read).await?;
-    let connection = opening::connect(settings).await?;
+    let all: Vec<&Settings> = session.settings.repositories().collect();
+    let mut shares = Vec::new();
+    for (number, settings) in all.iter().enumerate() {
+        match take(session, arguments, settings).await {
+            Ok(taken) => return finish(session, settings, &taken, shares, &all[number + 1..]).await,
+            Err(NotTaken::Here(failure)) => shares.push(Share::failed(settings, failure)),
+            Err(NotTaken::Anywhere(failure)) => return Err(failure),
+        }
+    }
+    Err(several::none_took_it(shares))
+}
+
+/// A backup that one repository has.
+struct Taken {
+    repository: Arc<Repository>,
+    report: BackupReport,
+    /// The newest one that was there before.
+    newest: Option<String>,
+}
+
+enum NotTaken {
+    /// Another repository may take it.
+    Here(Failure),
+    /// The server cannot be backed up.
+    Anywhere(Failure),
+}
+
+async fn take(
+    session: &Session,
+    arguments: &BackupArguments,
+    settings: &Settings,
+) -> Result<Taken, NotTaken> {
+    let repository = opening::open(settings, Use::Read).await.map_err(NotTaken::Here)?;
+    let connection = opening::connect(settings).await.map_err(NotTaken::Anywhere)?;
     let mode = arguments.mode.unwrap_or_else(|| settings.mode());
     let (mode, connection) = logical::decide(&repository, &settings.cluster, mode, connection).await?;
+    let request = request(arguments, settings, mode);
+    let what = || format!("back up cluster {}", request.cluster);
+    let newest = match settings.is_alone() {
+        true => Ok(None),
+        false => repository.backup_ids(&request.cluster).await.map(|mut ids| ids.pop()),
+    };
+    let newest = newest.map_err(|error| NotTaken::Here(Failure::caused(what(), &error)))?;
+    let monitor = progress::monitor(session.quiet);
     if mode == Mode::Logical {
-        return logical::run(session, arguments, repository, connection).await;
+        let report = logical::take(arguments, settings, repository.clone(), connection, monitor).await?;
+        return Ok(Taken { repository, report, newest });
     }
-    arguments.logical.refuse()?;
-    let request = BackupRequest {
+    arguments.logical.refuse().map_err(NotTaken::Anywhere)?;
+    match backup_tuned(connection, repository.clone(), &request, monitor, &tuning()).await {
+        Ok(report) => Ok(Taken { repository, report, newest }),
+        Err(error) => {
+            let failure = Failure::caused(what(), &error);
+            Err(if error.is_of_the_repository() {
+                NotTaken::Here(failure)
+            } else {
+                NotTaken::Anywhere(failure)
+            })
+        }
+    }
+}
+
+fn request(arguments: &BackupArguments, settings: &Settings, mode: Mode) -> BackupRequest {
+    BackupRequest {
         cluster: settings.cluster.clone(),
         mode,
         label: arguments.label.clone(),
@@ -67,19 +128,40 @@ pub async fn run(session: &Session, arguments: &BackupArguments) -> Outcome<u8> 
         level: settings.compression_level(),
         wal_timeout: settings.duration("wal_timeout"),
         primary: settings.primary(),
-    };
-    let monitor = progress::monitor(session.quiet);
-    let what = format!("back up cluster {}", request.cluster);
-    let report = backup_tuned(connection, repository, &request, monitor, &tuning())
-        .await
-        .map_err(|error| Failure::caused(what, &error))?;
+    }
+}
+
+/// Carries what was taken to the others that were not tried, and says what came of it.
+async fn finish(
+    session: &Session,
+    by: &Settings,
+    taken: &Taken,
+    mut shares: Vec<Share>,
+    others: &[&Settings],
+) -> Outcome<u8> {
+    let report = &taken.report;
     let summary = BackupSummary::of(&report.manifest);
-    let value = json!({"backup": summary, "elapsed_s": report.elapsed.as_secs_f64(), "warnings": report.manifest.warnings});
-    session.output.show(&value, || text(&report, &summary))?;
+    let carried =
+        several::Taken { repository: &taken.repository, id: &summary.id, newest: taken.newest.as_deref() };
+    shares.push(Share::taken(by));
+    for other in others {
+        shares.push(several::carry_into(session, &carried, other).await);
+    }
+    let is_alone = shares.len() == 1;
+    let mut value = json!({"backup": summary, "elapsed_s": report.elapsed.as_secs_f64(), "warnings": report.manifest.warnings});
+    if !is_alone {
+        value["repositories"] = shares.iter().map(Share::to_json).collect();
+    }
+    session.output.show(&value, || {
+        let more = if is_alone { String::new() } else { several::text(&shares) };
+        format!("{}{more}", text(report, &summary))
+    })?;
     for warning in report.manifest.warnings.iter().filter(|_| !session.output.json) {
         print_error(&format!("warning: {warning}\n"));
     }
-    Ok(damage_code(&report, &summary))
+    let damaged = damage_code(report, &summary);
+    let failed = several::tell_failures(&shares);
+    Ok(if failed == 0 { damaged } else { failed })
 }
 
 /// Lets a test have WAL summaries of every minor believed. A release build does not look.
@@ -106,6 +188,9 @@ fn damage_code(report: &BackupReport, summary: &BackupSummary) -> u8 {
 }
 
 fn text(report: &BackupReport, summary: &BackupSummary) -> String {
+    if report.manifest.is_logical() {
+        return logical::text(report, summary);
+    }
     let speed = summary.bytes_read as f64 / report.elapsed.as_secs_f64().max(0.001);
     facts(&[
         ("Backup", format!("{} ({})", summary.id, summary.kind)),

@@ -1,20 +1,23 @@
 //! `pgkeep copy`: backups and WAL into another repository.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use operations::copy::{CopyError, CopyReport, CopyRequest, Plan, execute, plan};
 use operations::monitor::Event;
+use repository::{Repository, Secret};
 use serde_json::json;
 
 use super::Session;
 use crate::failure::{Class, Failure, Outcome};
 use crate::output::{bytes, keep_whole, table, table_text};
 use crate::secret_files::{self, Use};
+use crate::settings::{Form, Settings, span};
 use crate::{opening, progress};
 
 /// Bytes of a backup on its way that an interruption costs at most, about.
-const NOTE_EVERY: u64 = 512 << 20;
+pub const NOTE_EVERY: u64 = 512 << 20;
 
 /// What to copy, and where to.
 #[derive(Debug, Args)]
@@ -28,7 +31,7 @@ pub struct CopyArguments {
     /// [default: all that the other lacks, and all WAL]
     #[arg(value_name = "ID")]
     backups: Vec<String>,
-    /// The repository to copy into
+    /// The repository to copy into: a location, or the name of a configured one
     #[arg(long, value_name = "LOCATION")]
     to: String,
     /// A file with a key of that repository
@@ -37,6 +40,10 @@ pub struct CopyArguments {
     /// A file with a passphrase of that repository
     #[arg(long, value_name = "FILE")]
     to_passphrase_file: Option<PathBuf>,
+    /// Lock what is copied for this long, in a bucket that has object lock; a
+    /// configured repository has its own setting `lock`
+    #[arg(long, value_name = "SPAN", value_parser = span_argument)]
+    to_lock: Option<std::time::Duration>,
     /// Copy all WAL that it lacks, and no backups
     #[arg(long, conflicts_with = "backups")]
     wal: bool,
@@ -45,20 +52,15 @@ pub struct CopyArguments {
     dry_run: bool,
 }
 
+fn span_argument(text: &str) -> Result<std::time::Duration, String> {
+    span(text).ok_or_else(|| format!("expected {}", Form::Span.expected()))
+}
+
 /// Copies; the exit code says whether some of it is damaged and stayed behind.
 pub async fn run(session: &Session, arguments: &CopyArguments) -> Outcome<u8> {
     let settings = &session.settings;
-    let secret = match (&arguments.to_key_file, &arguments.to_passphrase_file) {
-        (Some(file), _) => secret_files::key_in(file)?,
-        (None, Some(file)) => repository::Secret::Passphrase(secret_files::read_passphrase(file)?),
-        (None, None) => {
-            return Err(Failure::wrong("open the repository to copy into")
-                .because("no key and no passphrase of it is named")
-                .hint("--to-key-file or --to-passphrase-file"));
-        }
-    };
     let source = opening::open(settings, Use::Read).await?;
-    let target = opening::open_other(settings, &arguments.to, &secret).await?;
+    let target = target(settings, arguments).await?;
     let request = CopyRequest {
         cluster: settings.cluster.clone(),
         backups: arguments.backups.clone(),
@@ -81,6 +83,40 @@ pub async fn run(session: &Session, arguments: &CopyArguments) -> Outcome<u8> {
     drop(monitor);
     session.output.show(&json!({"plan": plan, "report": report}), || done(&report))?;
     Ok(if report.is_whole() { 0 } else { Class::Damaged as u8 })
+}
+
+/// Opens the other repository: with what is configured for it, or with the key or passphrase that is named.
+async fn target(settings: &Settings, arguments: &CopyArguments) -> Outcome<Arc<Repository>> {
+    let configured = settings.other(&arguments.to);
+    if configured.is_some() && arguments.to_lock.is_some() {
+        return Err(Failure::wrong(format!("copy into {}", arguments.to))
+            .because("it is a configured repository, and --to-lock is for others")
+            .hint("put `lock` into its [[repository]] table"));
+    }
+    let secret = match (&arguments.to_key_file, &arguments.to_passphrase_file) {
+        (Some(file), _) => secret_files::key_in(file)?,
+        (None, Some(file)) => Secret::Passphrase(secret_files::read_passphrase(file)?),
+        (None, None) => {
+            let configured = configured.ok_or_else(|| {
+                Failure::wrong("open the repository to copy into")
+                    .because(
+                        "no key and no passphrase of it is named, and it is not the name of a configured one",
+                    )
+                    .hint("--to-key-file or --to-passphrase-file")
+            })?;
+            return opening::open(configured, Use::Read).await;
+        }
+    };
+    match configured {
+        Some(configured) => {
+            let (place, lock) = (configured.location()?.to_string(), configured.storage().lock);
+            opening::open_other(configured, &place, &secret, lock).await
+        }
+        None => {
+            let lock = arguments.to_lock.and_then(|span| settings.lock_for(span));
+            opening::open_other(settings, &arguments.to, &secret, lock).await
+        }
+    }
 }
 
 fn planned(plan: &Plan) -> String {

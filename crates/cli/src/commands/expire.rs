@@ -89,6 +89,13 @@ fn plan_text(plan: &Plan) -> String {
             first.name
         )),
     }
+    if let Some(first) = plan.wal_locked.until {
+        let objects = plan.wal_locked.objects;
+        text.push_str(&format!(
+            "{objects} objects of WAL stay that are locked, the first until {}.\n",
+            moment(first)
+        ));
+    }
     text
 }
 

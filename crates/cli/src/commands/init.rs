@@ -27,12 +27,14 @@ use report::Report;
 const TRIES: usize = 3;
 
 /// How to make it.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(
     after_help = "The repository is opened by a passphrase (--passphrase-file, --passphrase-command, or typed in) or by \
     a generated key, which is written into the new file that --key-file names; both may be given. \
     A recovery key for the day when all else is lost is shown on the terminal, or written to \
-    --recovery-key-file. Running it again changes nothing and checks the server again."
+    --recovery-key-file. Of several configured repositories each is made, with keys of its own; the name of each \
+    further one is put behind the name of the recovery key's file. Running it again changes nothing and checks \
+    the server again."
 )]
 pub struct InitArguments {
     /// Write the recovery key into this new file instead of showing it
@@ -62,11 +64,13 @@ pub async fn run(session: &Session, arguments: &InitArguments) -> Outcome {
     if let Some(role) = &arguments.grants {
         return grants(session, role).await;
     }
+    if arguments.write_config.is_some() && !settings.is_alone() {
+        return Err(Failure::wrong("write the settings into a new file")
+            .because("it would have one of the several repositories that the configuration has"));
+    }
     let location = settings.location()?;
-    let mut report = match existing(settings, &location).await? {
-        Some(description) => Report::existing(settings, &location, &description),
-        None => make(session, arguments, &location).await?,
-    };
+    let mut report = one(settings, arguments, &location).await?;
+    let failed = further(settings, arguments, &mut report).await;
     if let Some(path) = &arguments.write_config {
         written_config::write(path, settings, &location)?;
         report.config = Some(path.clone());
@@ -75,7 +79,42 @@ pub async fn run(session: &Session, arguments: &InitArguments) -> Outcome {
     if !arguments.no_server {
         report.check_server(settings).await;
     }
-    session.output.show(&report.to_json(), || report.text())
+    session.output.show(&report.to_json(), || report.text())?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// Makes one repository, or finds it.
+async fn one(settings: &Settings, arguments: &InitArguments, location: &Location) -> Outcome<Report> {
+    match existing(settings, location).await? {
+        Some(description) => Ok(Report::existing(settings, location, &description)),
+        None => make(settings, arguments, location).await,
+    }
+}
+
+/// Makes the further repositories, each for itself; returns the first failure.
+async fn further(settings: &Settings, arguments: &InitArguments, report: &mut Report) -> Option<Failure> {
+    let mut first = None;
+    for settings in settings.further() {
+        let recovery = arguments.recovery_key_file.as_ref().map(|path| {
+            let mut path = path.clone().into_os_string();
+            path.push(format!(".{}", settings.name));
+            PathBuf::from(path)
+        });
+        let arguments = InitArguments { recovery_key_file: recovery, ..arguments.clone() };
+        let made = match settings.location() {
+            Ok(location) => one(settings, &arguments, &location).await,
+            Err(failure) => Err(failure),
+        };
+        let made = made.unwrap_or_else(|failure| {
+            let report = Report::failed(settings, failure.because.join(": "));
+            let again = "when that is mended, run `pgkeep init` again";
+            let what = format!("{}, called {}", failure.what, settings.name);
+            first.get_or_insert(Failure { what, ..failure }.hint(again));
+            report
+        });
+        report.further.push((settings.name.clone(), made));
+    }
+    first
 }
 
 /// Prints the script for a role of this server's version; nothing is changed anywhere.
@@ -96,8 +135,7 @@ async fn existing(settings: &Settings, location: &Location) -> Outcome<Option<De
     }
 }
 
-async fn make(session: &Session, arguments: &InitArguments, location: &Location) -> Outcome<Report> {
-    let settings = &session.settings;
+async fn make(settings: &Settings, arguments: &InitArguments, location: &Location) -> Outcome<Report> {
     check_recovery(arguments)?;
     let wanted = wanted(settings)?;
     for path in

@@ -75,6 +75,8 @@ fn planned(plan: &Plan) -> String {
     packs("mark", &plan.mark_dead, "no backup names them".into());
     packs("mark", &plan.mark_moved, "what is named of them was moved".into());
     packs("wait", &plan.waiting, waiting(plan));
+    let locked = plan.locked_until.map(|first| format!("locked; the first until {}", moment(first)));
+    packs("wait", &plan.locked, locked.unwrap_or_default());
     packs("wait", &plan.maybe_new, unfinished(plan));
     let named: u64 = plan.repack.iter().map(|pack| pack.named_bytes).sum();
     let all: u64 = plan.repack.iter().map(|pack| pack.bytes).sum();
@@ -111,13 +113,17 @@ fn unfinished(plan: &Plan) -> String {
 }
 
 fn done(report: &PruneReport) -> String {
+    let locked = report.locked_until.map(|first| {
+        format!("{} packs were found locked, the first until {}\n", report.locked_packs, moment(first))
+    });
     format!(
-        "deleted {} packs ({}), marked {} ({}), moved the named pages of {} ({})\n",
+        "deleted {} packs ({}), marked {} ({}), moved the named pages of {} ({})\n{}",
         report.deleted_packs,
         bytes(report.deleted_bytes),
         report.marked_packs,
         bytes(report.marked_bytes),
         report.moved_packs,
         bytes(report.moved_bytes),
+        locked.unwrap_or_default(),
     )
 }

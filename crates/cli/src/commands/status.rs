@@ -1,18 +1,24 @@
 //! `pgkeep status`: from when to when can be restored, and what is missing.
 
+mod others;
+
+use std::sync::Arc;
+
 use clap::Args;
 use jiff::Timestamp;
 use operations::catalogue::{self, Range, Severity, Status};
 use repository::Repository;
 use serde::Serialize;
+use serde_json::json;
 use server::connection::Connection;
 
 use super::Session;
-use crate::failure::{Class, Outcome, push_wrapped};
+use crate::failure::{Class, Failure, Outcome, push_wrapped};
 use crate::opening;
 use crate::output::{bytes, exact_moment, facts, moment, span, width};
 use crate::secret_files::Use;
 use crate::settings::Settings;
+use others::Other;
 
 /// Nothing of its own.
 #[derive(Debug, Args)]
@@ -25,6 +31,9 @@ struct Shown<'a> {
     #[serde(flatten)]
     status: &'a Status,
     archiver: Option<&'a Archiver>,
+    /// All of them, where several are configured.
+    #[serde(skip_serializing_if = "<[Other]>::is_empty")]
+    repositories: &'a [Other],
 }
 
 /// What the server says of its archiving.
@@ -41,11 +50,21 @@ struct Archiver {
 }
 
 /// Shows the status. The exit code is that of damaged data if something is lost, and that of not found if nothing can be
-/// restored; while the server fails to archive it is "try again".
+/// restored; while the server fails to archive, or a further repository lacks something or cannot be reached, it is "try again".
 pub async fn run(session: &Session) -> Outcome<u8> {
     let settings = &session.settings;
-    let repository = opening::open(settings, Use::Read).await?;
-    let status = catalogue::status(&repository, &settings.cluster, Timestamp::now()).await?;
+    let (first, others) = tokio::join!(first(settings), others::ask(settings));
+    let (repository, status) = match first {
+        Ok(found) => found,
+        Err(failure) => return without_first(session, failure, others),
+    };
+    let mut repositories = Vec::new();
+    if !others.is_empty() {
+        repositories.push(Other::of(settings, Ok(&status)));
+        repositories.extend(others);
+        let (first, others) = repositories.split_at_mut(1);
+        others.iter_mut().for_each(|other| other.compare(&first[0]));
+    }
     // What a server does with its WAL is nothing to rows that are stored by SQL.
     let archiver = if status.moments.is_empty() { archiver(settings).await } else { None };
     let shown = Shown {
@@ -53,17 +72,36 @@ pub async fn run(session: &Session) -> Outcome<u8> {
         repository_id: repository.id(),
         status: &status,
         archiver: archiver.as_ref(),
+        repositories: &repositories,
     };
     session.output.show(&shown, || text(&repository, &shown))?;
     let lost = status.problems.iter().any(|problem| problem.severity == Severity::Loss);
     let failing = archiver.as_ref().is_some_and(|archiver| archiver.failing);
+    let other = repositories.iter().skip(1).map(Other::code).find(|code| *code != 0);
     let is_empty = status.ranges.is_empty() && status.moments.is_empty();
     Ok(match (lost, is_empty, failing) {
         (true, _, _) => Class::Damaged as u8,
         (false, true, _) => Class::NotFound as u8,
         (false, false, true) => Class::TryAgain as u8,
-        (false, false, false) => 0,
+        (false, false, false) => other.unwrap_or(0),
     })
+}
+
+async fn first(settings: &Settings) -> Outcome<(Arc<Repository>, Status)> {
+    let repository = opening::open(settings, Use::Read).await?;
+    let status = catalogue::status(&repository, &settings.cluster, Timestamp::now()).await?;
+    Ok((repository, status))
+}
+
+/// The first repository cannot be asked: what the others have is the more worth knowing.
+fn without_first(session: &Session, failure: Failure, others: Vec<Other>) -> Outcome<u8> {
+    if others.is_empty() {
+        return Err(failure);
+    }
+    let mut all = vec![Other::of(&session.settings, Err(&failure))];
+    all.extend(others);
+    session.output.show(&json!({"repositories": all}), || others::text(&all))?;
+    Err(failure)
 }
 
 fn text(repository: &Repository, shown: &Shown<'_>) -> String {
@@ -88,8 +126,7 @@ fn text(repository: &Repository, shown: &Shown<'_>) -> String {
         lines.push(("Newest moment", format!("{}, {} ago", exact_moment(newest), span(age))));
     }
     lines.push(("Backups", backups_text(status)));
-    let is_logical = !status.moments.is_empty() && status.segments == 0;
-    if !is_logical {
+    if status.moments.is_empty() {
         lines.push(("WAL", format!("{} segments, {}", status.segments, bytes(status.wal_bytes))));
     }
     if let Some(archiver) = shown.archiver {
@@ -108,6 +145,9 @@ fn text(repository: &Repository, shown: &Shown<'_>) -> String {
     for problem in &status.problems {
         let head = if problem.severity == Severity::Loss { "problem: " } else { "notice:  " };
         push_wrapped(&mut text, head, &problem.what, width());
+    }
+    if !shown.repositories.is_empty() {
+        text.push_str(&others::text(shown.repositories));
     }
     text
 }

@@ -1,6 +1,7 @@
 //! `pgkeep wal`: what `archive_command` and `restore_command` call, and what the archive holds.
 
 mod list;
+pub mod push;
 mod receive;
 
 use std::io;
@@ -9,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use clap::Subcommand;
 use jiff::Timestamp;
-use operations::archive::{Background, Context, Limits, get, push};
+use operations::archive::push::drain;
+use operations::archive::{Background, Context, Limits, get};
 use pg::wal::SegmentName;
 
 use super::Session;
@@ -17,6 +19,10 @@ use crate::failure::{Class, Failure, Outcome};
 use crate::opening;
 use crate::secret_files::Use;
 use crate::settings::Settings;
+
+/// Files that may be stored ahead in one of several repositories: while another holds PostgreSQL up, it is to have all that
+/// waits. They are the server's own and wait there anyway, so that only the number of notes is bounded.
+const AHEAD_OF_OTHERS: usize = 4096;
 
 /// What to do with WAL.
 #[derive(Debug, Subcommand)]
@@ -54,6 +60,9 @@ pub enum WalCommand {
     Drain {
         /// The server's pg_wal
         directory: PathBuf,
+        /// So many files at most
+        #[arg(long, value_name = "N")]
+        ahead: Option<usize>,
     },
     /// Fetch ahead what recovery will ask for
     #[command(hide = true)]
@@ -69,16 +78,7 @@ pub enum WalCommand {
 pub async fn run(session: &Session, command: &WalCommand) -> Outcome<u8> {
     let settings = &session.settings;
     match command {
-        WalCommand::Push { file } => {
-            let context = context(settings, Use::Add).await?;
-            match push::run(&context, file, &|background| start(settings, background)).await {
-                Ok(_) => Ok(0),
-                Err(error) => {
-                    let what = format!("archive {}", file.display());
-                    Err(Failure::caused(what, &error).with_status(error.exit_status()))
-                }
-            }
-        }
+        WalCommand::Push { file } => push::run(settings, file).await,
         WalCommand::Get { name, target, up_to_gap } => {
             let context = Context { up_to_gap: *up_to_gap, ..context(settings, Use::Read).await? };
             match get::run(&context, name, target, &|background| start(settings, background)).await {
@@ -96,10 +96,11 @@ pub async fn run(session: &Session, command: &WalCommand) -> Outcome<u8> {
         }
         WalCommand::Receive(arguments) => receive::run(session, arguments).await,
         WalCommand::List(arguments) => list::run(session, arguments).await,
-        WalCommand::Drain { directory } => {
+        WalCommand::Drain { directory, ahead } => {
             leave_the_caller();
-            let context = context(settings, Use::Add).await?;
-            let drained = push::drain(&context, directory).await;
+            let mut context = context(settings, Use::Add).await?;
+            context.limits.ahead = ahead.unwrap_or(context.limits.ahead);
+            let drained = drain(&context, directory).await;
             drained.map(|_| 0).map_err(|error| Failure::caused("store WAL ahead", &error))
         }
         WalCommand::Prefetch { directory, after } => {
@@ -123,9 +124,15 @@ async fn context(settings: &Settings, wanted: Use) -> Outcome<Context> {
         cluster: settings.cluster.clone(),
         spool: settings.spool_dir(),
         up_to_gap: None,
-        limits: Limits { deadline, workers: settings.workers(), ..Limits::default() },
+        limits: limits(settings),
         now: Timestamp::now,
     })
+}
+
+fn limits(settings: &Settings) -> Limits {
+    let deadline = settings.duration("push_timeout");
+    let usual = Limits { deadline, workers: settings.workers(), ..Limits::default() };
+    if settings.is_alone() { usual } else { Limits { ahead: AHEAD_OF_OTHERS, ..usual } }
 }
 
 /// Starts this program again for work that outlives this call, with nothing of ours that PostgreSQL could wait for.
@@ -133,7 +140,10 @@ fn start(settings: &Settings, background: &Background) -> io::Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(settings.options_for_commands()).arg("wal");
     match background {
-        Background::Drain { wal_directory } => command.arg("drain").arg(wal_directory),
+        Background::Drain { wal_directory } => {
+            let ahead = limits(settings).ahead.to_string();
+            command.arg("drain").arg(wal_directory).args(["--ahead", &ahead])
+        }
         Background::Prefetch { wal_directory, after } => {
             command.arg("prefetch").arg(wal_directory).arg(after.to_string())
         }

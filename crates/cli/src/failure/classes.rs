@@ -84,7 +84,7 @@ fn storage_class(error: &StorageError) -> Class {
         StorageError::NotFound { .. } | StorageError::RootMissing { .. } => Class::NotFound,
         StorageError::NameTaken { .. } => Class::Conflict,
         StorageError::Truncated { .. } | StorageError::TooLarge { .. } => Class::Damaged,
-        StorageError::Refused { .. } => Class::WrongRequest,
+        StorageError::Refused { .. } | StorageError::NoLock { .. } => Class::WrongRequest,
         StorageError::Transient { .. } | StorageError::Full { .. } => Class::TryAgain,
         StorageError::Other { .. } => Class::Other,
     }
@@ -227,7 +227,7 @@ fn copy_class(error: &CopyError) -> Option<Class> {
         CopyError::SameRepository => Some(Class::WrongRequest),
         CopyError::NoCluster { .. } => Some(Class::NotFound),
         CopyError::Conflict { .. } => Some(Class::Conflict),
-        CopyError::WalMissing { .. } => Some(Class::Damaged),
+        CopyError::WalMissing { .. } | CopyError::LeftBehind { .. } => Some(Class::Damaged),
         CopyError::Overtaken => Some(Class::TryAgain),
         CopyError::Codec(_) => Some(Class::Bug),
         CopyError::Catalogue(below) => catalogue_class(below),

@@ -161,6 +161,9 @@ fn storage_hint(error: &StorageError) -> Option<&'static str> {
         StorageError::Refused { .. } => {
             Some("check the permissions, or the credentials and what they allow (`pgkeep config`)")
         }
+        StorageError::NoLock { .. } => {
+            Some("leave out the setting `lock`, or use a bucket of S3 that has object lock: docs/lock.md")
+        }
         StorageError::RootMissing { .. } => {
             Some("if it should exist, check that it is mounted; `pgkeep init` makes one")
         }

@@ -34,6 +34,8 @@ pub enum Form {
     Number(u64, u64),
     /// A span of time, `90s` or `10m`.
     Duration,
+    /// The same, or days or weeks: `30d`.
+    Span,
     /// A number of bytes, `512MiB` or `10GiB`.
     Size,
     /// A span of days or weeks, or a number of backups: `30d` or `14`.
@@ -62,6 +64,7 @@ impl Form {
             Form::Text | Form::Path | Form::Location => "text".to_owned(),
             Form::Number(min, max) => format!("a whole number from {min} to {max}"),
             Form::Duration => "a span of time such as 90s or 10m".to_owned(),
+            Form::Span => "a span of time such as 30d, 12w or 36h".to_owned(),
             Form::Keep => "a span such as 30d or 12w, or a number of backups such as 14".to_owned(),
             Form::Size => "a number of bytes such as 512MiB or 10GiB".to_owned(),
             Form::Switch => "true or false".to_owned(),
@@ -75,6 +78,7 @@ impl Form {
             Form::Text | Form::Path | Form::Location => true,
             Form::Number(min, max) => text.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number)),
             Form::Duration => duration(text).is_some(),
+            Form::Span => span(text).is_some(),
             Form::Size => size(text).is_some(),
             Form::Keep => text.parse::<Keep>().is_ok(),
             Form::Switch => matches!(text, "true" | "false"),
@@ -89,6 +93,18 @@ pub fn duration(text: &str) -> Option<std::time::Duration> {
         return Some(std::time::Duration::from_secs(seconds));
     }
     text.parse::<jiff::SignedDuration>().ok()?.try_into().ok()
+}
+
+/// Reads a span of time as [`duration`] does, or of days or weeks: `30d`, `12w`. No more than a hundred years.
+pub fn span(text: &str) -> Option<std::time::Duration> {
+    const DAY: u64 = 24 * 3600;
+    let days = |unit, days: u64| Some(text.strip_suffix(unit)?.trim().parse::<u64>().ok()?.checked_mul(days));
+    let days = days('d', 1).or_else(|| days('w', 7));
+    let span = match days {
+        Some(days) => std::time::Duration::from_secs(days?.checked_mul(DAY)?),
+        None => duration(text)?,
+    };
+    Some(span).filter(|span| span.as_secs() <= 36_525 * DAY)
 }
 
 /// Reads a number of bytes: `512MiB`, `10 GB`, or a bare number.
@@ -168,6 +184,8 @@ pub const KEYS: &[Key] = &[
     key("retention.keep_at_least", "PGKEEP_RETENTION_KEEP_AT_LEAST", Form::Number(1, 100_000)).default("3"),
     key("prune.grace", "PGKEEP_PRUNE_GRACE", Form::Duration).default("48h"),
     key("prune.max_repack", "PGKEEP_PRUNE_MAX_REPACK", Form::Size).default("10GiB"),
+    key("lock", "PGKEEP_LOCK", Form::Span),
+    key("lock_mode", "PGKEEP_LOCK_MODE", Form::Choice(&["governance", "compliance"])).default("governance"),
     key("log", "PGKEEP_LOG", LEVELS).default("warn"),
     key("log_format", "PGKEEP_LOG_FORMAT", FORMATS).default("text"),
     key("s3.endpoint", "PGKEEP_S3_ENDPOINT", Form::Text).or(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]),
@@ -286,5 +304,13 @@ mod tests {
         assert_eq!(duration("1h 30m").map(|span| span.as_secs()), Some(5400));
         assert_eq!(duration("250ms").map(|span| span.as_millis()), Some(250));
         assert!(duration("-5s").is_none() && duration("soon").is_none());
+        let hours = |text| span(text).map(|span| span.as_secs() / 3600);
+        assert_eq!(
+            (hours("30d"), hours("2w"), hours("36h"), hours("0")),
+            (Some(720), Some(336), Some(36), Some(0))
+        );
+        for text in ["d", "-1d", "1.5d", "99999999999999999999d", "40000d", "30 moons"] {
+            assert_eq!(span(text), None, "{text}");
+        }
     }
 }

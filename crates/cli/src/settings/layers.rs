@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::keys::{Form, KEYS, Key, Shown, find, nearest};
+use super::repositories::Entry;
 
 /// Where a value came from, weakest first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +80,14 @@ pub enum SettingsError {
         /// What was probably meant.
         meant: Option<&'static str>,
     },
+    /// `[[repository]]` tables that cannot be used.
+    #[error("{}: {problem}", .path.display())]
+    Repositories {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// A value of another form.
     #[error("setting `{name}` (from {place}) must be {expected}")]
     Form {
@@ -103,50 +112,56 @@ pub enum SettingsError {
     },
 }
 
-/// Lays the layers over each other. `variable` looks a variable up; an empty one counts as not set.
+/// Lays the layers over each other. `variable` looks a variable up; an empty one counts as not set. The table of a
+/// repository lies under the flags only: it says more than what is common to all.
 pub fn gather(
     file: Option<(&Path, &str)>,
     variable: &dyn Fn(&'static str) -> Result<Option<String>, SettingsError>,
     flags: &[Flag],
+    table: Option<&Entry>,
 ) -> Result<Values, SettingsError> {
     let mut values = Values::new();
-    let mut set = |key: &'static Key, text: String, origin: Origin| {
-        if !key.form.accepts(&text) {
-            return Err(SettingsError::Form { place: origin, name: key.name, expected: key.form.expected() });
-        }
-        values.insert(key.name, Found { text, origin });
-        Ok(())
-    };
     for key in KEYS {
         if !key.default.is_empty() {
-            set(key, key.default.to_owned(), Origin::Default)?;
+            set(&mut values, key, key.default.to_owned(), Origin::Default)?;
         }
         for &name in key.ambient {
             if let Some(text) = variable(name)? {
-                set(key, ambient_value(name, text), Origin::Ambient(name))?;
+                set(&mut values, key, ambient_value(name, text), Origin::Ambient(name))?;
                 break;
             }
         }
     }
     if let Some((path, text)) = file {
         for (key, value) in read_file(path, text)? {
-            set(key, value, Origin::File(path.to_owned()))?;
+            set(&mut values, key, value, Origin::File(path.to_owned()))?;
         }
     }
     for key in KEYS {
         if let Some(text) = variable(key.variable)? {
-            set(key, text, Origin::Variable(key.variable))?;
+            set(&mut values, key, text, Origin::Variable(key.variable))?;
         }
+    }
+    if let Some(table) = table {
+        table.lay_over(&mut values);
     }
     for Flag { name, option, value } in flags {
         let key = find(name).ok_or_else(|| unknown(Origin::Flag(option.clone()), name))?;
         if key.shown == Shown::Never {
             return Err(SettingsError::SecretInFlag { name: key.name });
         }
-        set(key, value.clone(), Origin::Flag(option.clone()))?;
+        set(&mut values, key, value.clone(), Origin::Flag(option.clone()))?;
     }
     drop_foreign_credentials(&mut values);
     Ok(values)
+}
+
+fn set(values: &mut Values, key: &'static Key, text: String, origin: Origin) -> Result<(), SettingsError> {
+    if !key.form.accepts(&text) {
+        return Err(SettingsError::Form { place: origin, name: key.name, expected: key.form.expected() });
+    }
+    values.insert(key.name, Found { text, origin });
+    Ok(())
 }
 
 /// Platforms name the bucket, not the place in it; it may be the application's own, so we keep to a folder.
@@ -175,34 +190,52 @@ fn unknown(place: Origin, name: &str) -> SettingsError {
     SettingsError::Unknown { place, name: name.to_owned(), meant }
 }
 
-fn read_file(path: &Path, text: &str) -> Result<Vec<(&'static Key, String)>, SettingsError> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+/// The file as TOML.
+pub(super) fn parse(path: &Path, text: &str) -> Result<toml::Table, SettingsError> {
+    text.parse().map_err(|error: toml::de::Error| {
         // Only the place and the problem: the line itself, which the error would quote, may hold a secret.
         let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
         let problem = format!("line {line}: {}", error.message());
         SettingsError::File { path: path.to_owned(), problem }
-    })?;
+    })
+}
+
+fn read_file(path: &Path, text: &str) -> Result<Vec<(&'static Key, String)>, SettingsError> {
+    let mut table = parse(path, text)?;
+    if matches!(table.get("repository"), Some(toml::Value::Array(_))) {
+        // Several repositories are read for themselves.
+        table.remove("repository");
+    }
     let mut found = Vec::new();
     for (name, value) in flatten(table) {
         let key = find(&name).ok_or_else(|| unknown(Origin::File(path.to_owned()), &name))?;
-        let text = match value {
-            toml::Value::String(text) => Some(text),
-            toml::Value::Integer(number) => Some(number.to_string()),
-            toml::Value::Boolean(switch) => Some(switch.to_string()),
-            _ => None,
-        };
-        let wrong = || SettingsError::Form {
-            place: Origin::File(path.to_owned()),
-            name: key.name,
-            expected: key.form.expected(),
-        };
-        found.push((key, from_file(key.form, text.ok_or_else(wrong)?, path)));
+        found.push((key, value_text(key, value, path)?));
     }
     Ok(found)
 }
 
+/// A value of a file as text that has the setting's form.
+pub(super) fn value_text(
+    key: &'static Key,
+    value: toml::Value,
+    path: &Path,
+) -> Result<String, SettingsError> {
+    let text = match value {
+        toml::Value::String(text) => Some(text),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(switch) => Some(switch.to_string()),
+        _ => None,
+    };
+    let text = text.map(|text| from_file(key.form, text, path)).filter(|text| key.form.accepts(text));
+    text.ok_or_else(|| SettingsError::Form {
+        place: Origin::File(path.to_owned()),
+        name: key.name,
+        expected: key.form.expected(),
+    })
+}
+
 /// The leaves of one level of tables, `s3.region`.
-fn flatten(table: toml::Table) -> Vec<(String, toml::Value)> {
+pub(super) fn flatten(table: toml::Table) -> Vec<(String, toml::Value)> {
     let mut leaves = Vec::new();
     for (name, value) in table {
         match value {
@@ -217,7 +250,7 @@ fn flatten(table: toml::Table) -> Vec<(String, toml::Value)> {
 
 /// A relative path in a file is relative to that file, wherever pgkeep is called from: PostgreSQL calls it in its data
 /// directory.
-fn from_file(form: Form, text: String, file: &Path) -> String {
+pub(super) fn from_file(form: Form, text: String, file: &Path) -> String {
     let relative = match form {
         Form::Path => !text.starts_with('/'),
         Form::Location => text.starts_with("./") || text.starts_with("../") || text == ".",
@@ -253,7 +286,7 @@ mod tests {
                 value: (*value).into(),
             })
             .collect();
-        gather(Some((Path::new("/etc/pgkeep/pgkeep.toml"), file)), &variable, &flags)
+        gather(Some((Path::new("/etc/pgkeep/pgkeep.toml"), file)), &variable, &flags, None)
     }
 
     fn text_of<'a>(values: &'a Values, name: &str) -> (&'a str, String) {

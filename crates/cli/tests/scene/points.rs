@@ -5,6 +5,8 @@ use server::throwaway::Throwaway;
 use super::{Scene, ledger};
 
 pub const COPY: [&str; 3] = ["copy.wal", "copy.packed", "copy.published"];
+/// `crates/cli/tests/several.rs` has their scenario.
+pub const CARRY: [&str; 2] = ["carry.begun", "carry.carried"];
 /// `crates/cli/tests/passphrase_and_keys.rs` has their scenario.
 pub const ROTATION: [&str; 3] = ["rotation.added", "rotation.tried", "rotation.removed"];
 pub const VERIFY: [&str; 4] = ["verify.seen", "verify.recorded", "verify.merged", "verify.removed"];
@@ -13,7 +15,7 @@ pub const EXPIRE: [&str; 5] =
 
 /// In the order in which one run reaches them.
 pub const PRUNE: [&str; 5] = ["prune.packed", "prune.moved", "prune.marked", "prune.deleted", "prune.swept"];
-pub const CARE: [&[&str]; 5] = [&VERIFY, &EXPIRE, &PRUNE, &COPY, &ROTATION];
+pub const CARE: [&[&str]; 6] = [&VERIFY, &EXPIRE, &PRUNE, &COPY, &CARRY, &ROTATION];
 
 /// A scene with a server whose ledger has so many rows.
 pub fn scene_with_ledger(rows: i64) -> (Scene, Throwaway) {

@@ -15,8 +15,6 @@ use super::push::{PushError, push_file, ready_files};
 use super::spool::{FileIdentity, Role, Spool};
 use crate::failpoint;
 
-/// How many files may be stored ahead of PostgreSQL's asking.
-const AHEAD: usize = 64;
 /// How often a full spool is looked at again.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -124,7 +122,7 @@ async fn finish_one(
 async fn wait_for_room(context: &Context, spool: &Spool, running: usize) -> bool {
     let mut used = spool.pushed().len();
     let mut since = Instant::now();
-    while used + running >= AHEAD {
+    while used + running >= context.limits.ahead {
         if since.elapsed() > context.limits.idle {
             return false;
         }

@@ -27,8 +27,8 @@ pub use error::PushError;
 
 /// How many other files must wait before a drainer is worth its start.
 const BACKLOG: usize = 2;
-/// With fewer notes than this, it is time to see whether a new drainer is needed.
-const LOW_WATER: usize = 16;
+/// With less than this share of the notes that there may be, it is time to see whether a new drainer is needed.
+const LOW_WATER: usize = 4;
 /// How often a waiting call looks for its note.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -82,7 +82,7 @@ async fn ahead(
 ) -> bool {
     let noted = spool.is_pushed(name, file);
     let running = spool.is_locked(Role::Drain);
-    let started = !running && start_drainer(spool, name, wal_directory, start);
+    let started = !running && start_drainer(spool, name, wal_directory, BACKLOG, start);
     if noted || !(running || started) {
         return noted;
     }
@@ -105,20 +105,39 @@ async fn ahead(
     false
 }
 
-/// Asks for a drainer if enough other files wait, and few are stored ahead.
-fn start_drainer(spool: &Spool, name: &FileName, wal_directory: &Path, start: Start<'_>) -> bool {
+/// Has whatever waits behind this file stored ahead, if anything does: for a repository that works while the one that
+/// PostgreSQL waits for does not, and that would get nothing more before that does.
+pub fn store_rest(context: &Context, path: &Path, start: Start<'_>) {
+    let wal_directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let wal_directory = wal_directory.unwrap_or(Path::new("."));
+    if let Ok(name) = file_name(path)
+        && let Some(spool) = Spool::open(context, wal_directory)
+        && !spool.is_locked(Role::Drain)
+    {
+        start_drainer(&spool, &name, wal_directory, 1, start);
+    }
+}
+
+/// Asks for a drainer if at least `backlog` other files wait, and few are stored ahead.
+fn start_drainer(
+    spool: &Spool,
+    name: &FileName,
+    wal_directory: &Path,
+    backlog: usize,
+    start: Start<'_>,
+) -> bool {
     // Links stay: a `pg_wal` that is one is below the data directory by this path only, see `server_identity`.
     let Ok(wal_directory) = std::path::absolute(wal_directory) else { return false };
     let status = wal_directory.join("archive_status");
     let mut noted = spool.pushed();
     // Notes of files that wait no longer are removed by a drainer, so they must not keep one away.
     noted.retain(|name| status.join(format!("{name}.ready")).exists());
-    if noted.len() >= LOW_WATER {
+    if noted.len() >= spool.ahead() / LOW_WATER {
         return false;
     }
     let ready = ready_files(&wal_directory).unwrap_or_default();
     let waiting = ready.iter().filter(|other| *other != name && !noted.contains(&other.to_string())).count();
-    if waiting < BACKLOG {
+    if waiting < backlog {
         return false;
     }
     let started = start(&Background::Drain { wal_directory });

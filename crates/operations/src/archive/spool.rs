@@ -128,6 +128,11 @@ impl Spool {
         self.is_pushed(name, &file)
     }
 
+    /// How many files may have a note.
+    pub fn ahead(&self) -> usize {
+        self.context.limits.ahead
+    }
+
     /// Removes the note of a file, if there is one.
     pub fn forget_pushed(&self, name: &str) {
         self.notes.remove(Drawer::Pushed, name);

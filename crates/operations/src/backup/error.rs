@@ -83,6 +83,13 @@ pub enum BackupError {
     },
 }
 
+impl BackupError {
+    /// True if another repository may well take the backup: this one failed, or is bound to another cluster.
+    pub fn is_of_the_repository(&self) -> bool {
+        matches!(self, Self::Repository(_) | Self::Archive(_))
+    }
+}
+
 /// A path for people: bytes that are no text are escaped.
 pub(crate) fn display_path(path: &[u8]) -> String {
     path.escape_ascii().to_string().replace("\\'", "'").replace("\\\"", "\"")

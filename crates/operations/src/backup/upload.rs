@@ -57,7 +57,7 @@ impl Uploader {
         let task = shared.clone();
         shared.handle.spawn(async move {
             let (id, size) = (pack.id, pack.len);
-            let reference = PackRef::new(id, size, pack.tail_len);
+            let reference = task.repository.new_pack_ref(&pack);
             failpoint::reach("backup.pack");
             match task.repository.store_pack(pack).await {
                 Ok(()) => {

@@ -1,5 +1,7 @@
 //! The answer of 3 am: from when to when can be restored, what is missing, how old is the newest restorable moment.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use pg::recovery::TargetTimeline;
 use pg::{Lsn, TimelineId};
@@ -152,6 +154,7 @@ pub async fn status(
         });
     }
     problems.extend(page_problem(readable.last()));
+    problems.extend(unfinished(repository, cluster, readable.last()).await?);
     if readable.is_empty() && damaged.is_empty() {
         problems.push(Problem { severity: Severity::Notice, what: "there is no backup yet".to_owned() });
     }
@@ -193,6 +196,22 @@ fn gap_problem(gap: &Gap, note: &GapNote, newest_backup_start: u64) -> Problem {
         what.push_str("; nothing after it can be restored before the next backup: take one now");
     }
     Problem { severity: if behind { Severity::Notice } else { Severity::Loss }, what }
+}
+
+/// Backups later than the newest that exists, which left what they had stored, or a claim.
+async fn unfinished(
+    repository: &Repository,
+    cluster: &ClusterName,
+    newest: Option<&BackupSummary>,
+) -> Result<Vec<Problem>, CatalogueError> {
+    let after = newest.map(|newest| newest.id.as_str());
+    let attempts = repository.partials(cluster, after).await?;
+    let failed = attempts.iter().filter_map(|manifests| Some(manifests.last()?.id.clone()));
+    let claims = repository.claims(cluster).await?;
+    let claimed = claims.into_iter().map(|claim| claim.backup).filter(|id| Some(id.as_str()) > after);
+    let ids: BTreeSet<String> = failed.chain(claimed).collect();
+    let what = |id| format!("backup {id} is at work, or failed; the next one takes up what it stored");
+    Ok(ids.into_iter().map(|id| Problem { severity: Severity::Notice, what: what(id) }).collect())
 }
 
 fn page_problem(newest: Option<&BackupSummary>) -> Option<Problem> {

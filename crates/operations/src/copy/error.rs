@@ -32,6 +32,14 @@ pub enum CopyError {
         /// The first segment that is missing.
         segment: SegmentName,
     },
+    /// A backup that was just taken is not in the other repository, and everything else went well.
+    #[error("backup {id} was not copied: {why}")]
+    LeftBehind {
+        /// The backup.
+        id: String,
+        /// Why.
+        why: String,
+    },
     /// What was asked for is not there.
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),

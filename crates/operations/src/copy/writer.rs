@@ -52,7 +52,7 @@ impl Writer {
         while self.storing.len() >= ON_THEIR_WAY {
             self.one_stored().await?;
         }
-        self.references.insert(pack.id, PackRef::new(pack.id, pack.len, pack.tail_len));
+        self.references.insert(pack.id, self.target.new_pack_ref(&pack));
         self.stored_bytes += pack.len;
         let target = self.target.clone();
         self.storing.spawn(async move { target.store_pack(pack).await });

@@ -6,14 +6,16 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use pg::wal::{FileName, SegmentName};
 use pg::{Lsn, TimelineId};
 use repository::archive::{Gap, Part};
 use repository::{ClusterName, Repository, RepositoryError, layout};
 use serde::Serialize;
+use storage::ObjectName;
 
 use super::facts::Backup;
-use super::{BackupLine, ExpireError};
+use super::{BATCH, BackupLine, ExpireError};
 use crate::reachable::ArchiveState;
 
 /// A file or note of the archive that goes.
@@ -39,19 +41,62 @@ impl WalLine {
         Self { name: name.to_string(), bytes, what }
     }
 
+    fn object(&self, cluster: &ClusterName) -> ObjectName {
+        match &self.what {
+            What::File(file) => layout::wal_file(cluster, file),
+            What::Part(part) => layout::wal_file(cluster, part),
+            What::Gap(gap) => layout::gap(cluster, gap),
+        }
+    }
+
     /// Deletes it. What is gone already is no error.
     pub(super) async fn delete(
         &self,
         repository: &Repository,
         cluster: &ClusterName,
     ) -> Result<(), ExpireError> {
-        let name = match &self.what {
-            What::File(file) => layout::wal_file(cluster, file),
-            What::Part(part) => layout::wal_file(cluster, part),
-            What::Gap(gap) => layout::gap(cluster, gap),
-        };
-        Ok(repository.storage().remove(&name).await.map_err(RepositoryError::from)?)
+        Ok(repository.storage().remove(&self.object(cluster)).await.map_err(RepositoryError::from)?)
     }
+}
+
+/// WAL that could go, and is locked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LockedWal {
+    /// Objects.
+    pub objects: usize,
+    /// When the first of their locks ends.
+    pub until: Option<Timestamp>,
+}
+
+/// Leaves out of the WAL that goes what is locked at `now`. Behind so many locked ones in a row as are asked for at once nobody
+/// asks further: they are the newer.
+pub(super) async fn leave_locked(
+    repository: &Repository,
+    cluster: &ClusterName,
+    now: Timestamp,
+    wal: &mut Vec<WalLine>,
+) -> Result<LockedWal, ExpireError> {
+    let (mut locked, mut free) = (LockedWal::default(), Vec::new());
+    let mut batches = wal.chunks(BATCH);
+    for batch in batches.by_ref() {
+        let locks = repository.locks(batch.iter().map(|line| line.object(cluster)), now).await?;
+        let before = free.len();
+        for (line, lock) in batch.iter().zip(locks) {
+            match lock {
+                Some(until) => {
+                    locked.objects += 1;
+                    locked.until = Some(locked.until.map_or(until, |first| first.min(until)));
+                }
+                None => free.push(line.clone()),
+            }
+        }
+        if batch.len() == BATCH && free.len() == before {
+            break;
+        }
+    }
+    locked.objects += batches.map(<[WalLine]>::len).sum::<usize>();
+    *wal = free;
+    Ok(locked)
 }
 
 /// The position before which WAL goes, and the WAL that goes, oldest first.

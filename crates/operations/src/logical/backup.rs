@@ -20,9 +20,9 @@ use super::capture::{self, Captured};
 use super::content::{Finished, Shared, Sink};
 use super::error::LogicalError;
 use super::plan::{Plan, plan_backup};
-use super::{LogicalReport, LogicalRequest, check};
-use crate::backup::LOCAL_LIMIT;
+use super::{LogicalRequest, check};
 use crate::backup::live::pack_refs;
+use crate::backup::{BackupReport, LOCAL_LIMIT};
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 use crate::owner::holder;
@@ -36,7 +36,7 @@ pub async fn back_up(
     repository: Arc<Repository>,
     request: &LogicalRequest,
     monitor: Arc<dyn Monitor>,
-) -> Result<LogicalReport, LogicalError> {
+) -> Result<BackupReport, LogicalError> {
     let began = Instant::now();
     let facts = ServerFacts::read(&connection)?;
     if let Some(pooler) = &facts.pooler {
@@ -57,7 +57,7 @@ pub async fn back_up(
     match taking.run(connection, &*monitor).await {
         Ok(manifest) => {
             repository.local().trim(LOCAL_LIMIT);
-            Ok(LogicalReport { manifest, elapsed: began.elapsed() })
+            Ok(BackupReport { manifest, elapsed: began.elapsed() })
         }
         Err(error) => {
             repository.withdraw_claim(&request.cluster, &plan.id).await;

@@ -64,6 +64,10 @@ pub struct Plan {
     pub delete_moved: Vec<PlannedPack>,
     /// Packs that are marked and must wait.
     pub waiting: Vec<PlannedPack>,
+    /// Packs that could go, and are locked.
+    pub locked: Vec<PlannedPack>,
+    /// When the first of these locks ends.
+    pub locked_until: Option<Timestamp>,
     /// Packs that nobody names and an operation at work may have stored.
     pub maybe_new: Vec<PlannedPack>,
     /// When the first of those that wait may go, if nothing but time keeps them.
@@ -105,6 +109,7 @@ pub async fn plan(repository: &Arc<Repository>, request: &PruneRequest) -> Resul
     let mut look = Look::new(&roots, &marks, request, now);
     look.packs(repository).await?;
     look.choose(repository, request).await?;
+    look.locks(repository, now.unwrap_or_else(Timestamp::now)).await?;
     Ok(look.finish(&roots, marks))
 }
 
@@ -269,13 +274,30 @@ impl<'l> Look<'l> {
         Ok(())
     }
 
+    /// Leaves out of what could go what is locked.
+    async fn locks(&mut self, repository: &Repository, now: Timestamp) -> Result<(), PruneError> {
+        let plan = &mut self.plan;
+        for (packs, with_record) in [(&mut plan.delete_dead, true), (&mut plan.delete_moved, false)] {
+            let locks = locks(repository, packs, with_record, now).await?;
+            let mut locks = locks.into_iter();
+            packs.retain(|pack| {
+                let Some(until) = locks.next().flatten() else { return true };
+                plan.locked.push(pack.clone());
+                plan.locked_until = Some(plan.locked_until.map_or(until, |first| first.min(until)));
+                false
+            });
+        }
+        Ok(())
+    }
+
     fn finish(mut self, roots: &Roots, marks: Vec<Mark>) -> Plan {
         let over =
             roots.partials.iter().filter(|partial| partial.is_over).map(|partial| partial.name.clone());
         self.plan.ended.extend(over);
         self.plan.ended.extend(roots.ended_claims.iter().cloned());
         // A mark has told everything when what it named is gone, or named again.
-        let lists = [&self.plan.delete_dead, &self.plan.delete_moved, &self.plan.waiting];
+        let plan = &self.plan;
+        let lists = [&plan.delete_dead, &plan.delete_moved, &plan.waiting, &plan.locked];
         let pending: HashSet<PackId> = lists.into_iter().flatten().map(|pack| pack.id).collect();
         let is_told =
             |mark: &&Mark| mark.note.dead().chain(mark.note.moved()).all(|id| !pending.contains(&id));
@@ -283,6 +305,21 @@ impl<'l> Look<'l> {
         self.plan.marks = marks;
         self.plan
     }
+}
+
+/// Until when packs are locked at `now`, each `with_record` of where it was moved to: what goes together waits for each other.
+pub(super) async fn locks(
+    repository: &Repository,
+    packs: &[PlannedPack],
+    with_record: bool,
+    now: Timestamp,
+) -> Result<Vec<Option<Timestamp>>, RepositoryError> {
+    let mut locks = repository.locks(packs.iter().map(|pack| layout::pack(pack.id)), now).await?;
+    if with_record {
+        let records = repository.locks(packs.iter().map(|pack| layout::moved(pack.id)), now).await?;
+        locks.iter_mut().zip(records).for_each(|(lock, record)| *lock = (*lock).max(record));
+    }
+    Ok(locks)
 }
 
 /// Whether what a mark names may go, as far as time and operations at work tell.

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::further::Further;
 use super::health::Health;
 use super::intake::{Compared, Intake, Work};
 use super::segment::{Stretch, Ticket};
@@ -36,6 +37,8 @@ pub(super) struct Store {
     pub(super) tell: Tell,
     /// Whether that works.
     pub(super) health: Health,
+    /// Where else whole segments go.
+    pub(super) further: Arc<Further>,
 }
 
 impl Store {
@@ -94,10 +97,11 @@ impl Store {
     ) -> Result<(), ReceiveError> {
         self.check(&name, &content)?;
         failpoint::reach("receive.whole");
-        let stored = self.store_whole(name, content).await;
+        let stored = self.store_whole(name, content.clone()).await;
         let stored = self.judge(&name.to_string(), stored).await?;
         if stored {
             failpoint::reach("receive.whole-stored");
+            self.further.offer(name, &content);
             (self.tell)(Notice::Stored { name });
         }
         self.intake.whole_done(ticket, stored);

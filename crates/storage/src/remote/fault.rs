@@ -1,6 +1,6 @@
 //! What the answers of a store mean for a caller.
 
-use super::wire::element;
+use super::document::element;
 use crate::error::{Action, Cause};
 use crate::{ObjectName, StorageError};
 use object_store::client::HttpError;
@@ -34,7 +34,7 @@ impl Answer {
         Answer { status, code, message, ..Answer::default() }
     }
 
-    fn code_is(&self, codes: &[&str]) -> bool {
+    pub fn code_is(&self, codes: &[&str]) -> bool {
         self.code.as_deref().is_some_and(|code| codes.contains(&code))
     }
 

@@ -1,23 +1,27 @@
 //! Buckets: Amazon S3 and kin, Google Cloud Storage, Azure Blob Storage.
 //!
 //! `provider` sets up the client library, `wire` judges what comes over the network, `fault` says what it
-//! means. Nothing here tries again; [`Retry`](crate::Retry) does. Objects are written by one request each (up
+//! means; `signed` sends what the library has no words for, which are those of `lock`. Nothing here tries again; [`Retry`](crate::Retry) does. Objects are written by one request each (up
 //! to 5 GB).
 
+mod document;
 mod fault;
 mod listing;
+mod lock;
 mod provider;
+mod signed;
 mod wire;
 
 use crate::error::{Action, Call, Cause};
 use crate::memory::bad_prefix;
 use crate::name::checked_prefix;
 use crate::open::OpenError;
-use crate::{Children, Entry, Location, ObjectName, Settings, Storage, StorageError, Tail};
+use crate::{Children, Entry, Location, LockRule, ObjectName, Settings, Storage, StorageError, Tail};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResult, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use provider::{Client, Kind, Provider};
@@ -41,6 +45,8 @@ pub struct Remote {
     provider: Provider,
     settings: Settings,
     client: OnceCell<Client>,
+    /// Set once the bucket has said that it has object lock.
+    lockable: OnceCell<()>,
 }
 
 /// A part of an object.
@@ -69,6 +75,7 @@ impl Remote {
             provider,
             settings: settings.clone(),
             client: OnceCell::new(),
+            lockable: OnceCell::new(),
         })
     }
 
@@ -154,6 +161,9 @@ impl Remote {
     }
 
     async fn put(&self, name: &ObjectName, parts: &[Bytes], mode: PutMode) -> Result<(), StorageError> {
+        if let Some(rule) = self.settings.lock {
+            return self.put_by_rule(name, parts, mode, rule).await;
+        }
         let action = Action::new(Call::Create, name.as_str());
         let payload: PutPayload = parts.iter().cloned().collect();
         let options = PutOptions { mode, ..PutOptions::default() };
@@ -176,7 +186,12 @@ impl Storage for Remote {
     }
 
     async fn prepare(&self, name: &ObjectName) {
-        let _ = self.client(&Action::new(Call::Create, name.as_str())).await;
+        let action = Action::new(Call::Create, name.as_str());
+        // What fails is told by the create.
+        let _ = match self.settings.lock {
+            Some(_) => self.require_lock(&action).await,
+            None => self.client(&action).await.map(drop),
+        };
     }
 
     async fn read(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StorageError> {
@@ -271,6 +286,18 @@ impl Storage for Remote {
             Err(StorageError::NotFound { .. }) => Ok(()),
             done => done,
         }
+    }
+
+    fn lock_rule(&self) -> Option<LockRule> {
+        self.settings.lock
+    }
+
+    async fn lock_until(&self, name: &ObjectName, until: Timestamp) -> Result<(), StorageError> {
+        self.extend_lock(name, until).await
+    }
+
+    async fn locked_until(&self, name: &ObjectName) -> Result<Option<Timestamp>, StorageError> {
+        Ok(self.lock_of(name).await?.map(|lock| lock.until))
     }
 }
 

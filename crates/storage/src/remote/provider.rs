@@ -1,11 +1,13 @@
 //! The client library's three providers, set up from our settings.
 
+use super::signed::Signed;
 use super::wire::Connector;
 use crate::open::OpenError;
 use crate::settings::{Addressing, AzureSettings, GcsSettings, S3Settings, Settings};
 use crate::{Bucket, Location};
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::HttpConnector as _;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::list::PaginatedListStore;
 use object_store::{BackoffConfig, ClientOptions, HeaderMap, HeaderValue, ObjectStore, RetryConfig};
@@ -36,11 +38,13 @@ const S3_PLATFORM: [&str; 9] = [
     "AWS_IMDSV1_FALLBACK",
 ];
 
-/// Both faces of one client.
+/// The faces of one client.
 #[derive(Clone)]
 pub(super) struct Client {
     pub objects: Arc<dyn ObjectStore>,
     pub pages: Arc<dyn PaginatedListStore>,
+    /// For what the library has no words for; S3 and kin only.
+    pub signed: Option<Signed>,
 }
 
 /// A provider with checked settings, from which a client can be built.
@@ -92,8 +96,9 @@ impl Provider {
     fn s3(&self) -> object_store::Result<Client> {
         let settings = &self.settings.s3;
         let virtual_hosted = self.is_virtual_hosted();
+        let connector = self.connector();
         let mut builder = AmazonS3Builder::new()
-            .with_http_connector(self.connector())
+            .with_http_connector(connector.clone())
             .with_client_options(self.client_options())
             .with_retry(no_retry())
             .with_bucket_name(&self.bucket.name)
@@ -116,7 +121,15 @@ impl Provider {
         if let Some(token) = &settings.session_token {
             builder = builder.with_token(token.expose_secret());
         }
-        builder.build().map(Client::new)
+        let store = builder.build()?;
+        let address = self.s3_address(virtual_hosted);
+        let signed = Signed {
+            http: connector.connect(&self.client_options())?,
+            credentials: store.credentials().clone(),
+            region: region(settings),
+            bucket: if virtual_hosted { address } else { format!("{address}/{}", self.bucket.name) },
+        };
+        Ok(Client { signed: Some(signed), ..Client::new(store) })
     }
 
     fn gcs(&self) -> object_store::Result<Client> {
@@ -181,6 +194,7 @@ impl Provider {
             host: self.endpoint.host_str().unwrap_or_default().to_owned(),
             allow_http: self.endpoint.scheme() == "http",
             headers: self.own_headers(),
+            made: Arc::default(),
         }
     }
 
@@ -238,7 +252,7 @@ impl Provider {
 impl Client {
     fn new(store: impl ObjectStore + PaginatedListStore) -> Client {
         let store = Arc::new(store);
-        Client { objects: store.clone(), pages: store }
+        Client { objects: store.clone(), pages: store, signed: None }
     }
 }
 

@@ -5,6 +5,7 @@
 //! each answer of the store must have the shape that its request calls for; everything else becomes an
 //! [`Answer`].
 
+use super::document::{element, is_document, is_error};
 use super::fault::{Answer, Broken};
 use super::provider::{CONNECT_TIMEOUT, IDLE_TIMEOUT, USER_AGENT};
 use async_trait::async_trait;
@@ -15,7 +16,7 @@ use object_store::client::{
     HttpService, ReqwestConnector,
 };
 use object_store::{ClientOptions, HeaderMap};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// The longest page of a listing that is read; Azure's 5000 names of the longest kind fit five times.
 const LISTING_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -30,16 +31,21 @@ pub(super) struct Connector {
     pub host: String,
     pub allow_http: bool,
     pub headers: HeaderMap,
+    /// The client for the store, once it is made.
+    pub made: Arc<OnceLock<HttpClient>>,
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let store = self.client().map_err(|error| object_store::Error::Generic {
-            store: "HTTP client",
-            source: Box::new(error),
-        })?;
+        if self.made.get().is_none() {
+            let made = self.client().map_err(|error| object_store::Error::Generic {
+                store: "HTTP client",
+                source: Box::new(error),
+            })?;
+            drop(self.made.set(HttpClient::new(made)));
+        }
         Ok(HttpClient::new(Wire {
-            store: HttpClient::new(store),
+            store: self.made.get().expect("it was just made").clone(),
             credentials: OnceLock::new(),
             options: options.clone(),
             host: self.host.clone(),
@@ -82,6 +88,8 @@ struct Wire {
 enum Purpose {
     Read,
     List,
+    /// What a bucket says of its object lock.
+    Lock,
     Change,
     Credentials,
 }
@@ -101,6 +109,7 @@ impl HttpService for Wire {
             _ if !response.status().is_success() => Err(refuse(explained(response).await)),
             Purpose::Read => judge_read(response).await,
             Purpose::List => judge_listing(response).await,
+            Purpose::Lock => judge_lock(response).await,
             Purpose::Change => judge_change(response).await,
         }
     }
@@ -127,6 +136,8 @@ impl Wire {
             Purpose::Change
         } else if query.split('&').any(|pair| pair == "list-type=2" || pair == "comp=list") {
             Purpose::List
+        } else if query == "object-lock" {
+            Purpose::Lock
         } else {
             Purpose::Read
         }
@@ -196,6 +207,18 @@ async fn judge_listing(response: HttpResponse) -> Result<HttpResponse, HttpError
     Err(refuse(Answer { strange: Some(strange), ..Answer::read(status, None, &text) }))
 }
 
+/// A server that does not know object lock answers with a listing, a page or nothing.
+async fn judge_lock(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = response.into_parts();
+    let bytes = collect(body, EXPLANATION_BYTES_MAX).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    if is_document(&text, "ObjectLockConfiguration") {
+        return Ok(HttpResponse::from_parts(parts, bytes.into()));
+    }
+    let strange = Some("something else than the bucket's object lock");
+    Err(refuse(Answer { strange, ..Answer::read(parts.status.as_u16(), None, &text) }))
+}
+
 /// A write or delete that succeeded says nothing: any words are an error's, a page's or another program's. Only deletes of
 /// many at once tell what became of each.
 async fn judge_change(response: HttpResponse) -> Result<HttpResponse, HttpError> {
@@ -240,6 +263,12 @@ async fn explained(response: HttpResponse) -> Answer {
     Answer { size, ..Answer::read(parts.status.as_u16(), code, &String::from_utf8_lossy(&text)) }
 }
 
+/// The text of an answer that was judged, which is a short one.
+pub(super) async fn text_of(body: HttpResponseBody) -> Result<String, HttpError> {
+    let bytes = collect(body, EXPLANATION_BYTES_MAX).await?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 async fn collect(body: HttpResponseBody, most: usize) -> Result<Bytes, HttpError> {
     let mut stream = body.bytes_stream();
     let mut bytes = BytesMut::new();
@@ -259,31 +288,6 @@ fn refuse(answer: Answer) -> HttpError {
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
-}
-
-/// Whether an error is told somewhere in the text, whatever namespace its element has.
-fn is_error(text: &str) -> bool {
-    text.match_indices("<Error")
-        .any(|(at, tag)| text[at + tag.len()..].starts_with(['>', ' ', '\n', '\r', '\t']))
-}
-
-/// Whether the text is one document with this root element, from its first tag to its last.
-fn is_document(text: &str, root: &str) -> bool {
-    let text = text.trim_start_matches('\u{feff}').trim();
-    let text = match text.strip_prefix("<?xml") {
-        Some(rest) => rest.split_once("?>").map_or("", |(_, rest)| rest).trim_start(),
-        None => text,
-    };
-    let opened = text.strip_prefix('<').and_then(|rest| rest.strip_prefix(root));
-    let closed = text.ends_with(&format!("</{root}>")) || text.ends_with("/>");
-    opened.is_some_and(|rest| rest.starts_with(['>', ' ', '/', '\n', '\r', '\t'])) && closed
-}
-
-/// The text between the first `<name>` and its end, if it is not empty.
-pub(super) fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = text.split_once(&format!("<{name}>"))?;
-    let (inside, _) = rest.split_once(&format!("</{name}>"))?;
-    Some(inside.trim()).filter(|inside| !inside.is_empty())
 }
 
 #[cfg(test)]
@@ -307,28 +311,5 @@ mod tests {
         for other in ["bytes 0-0/1", "bytes 5-9/*", "bytes */100", "bytes -", "0-0/1", "bytes é-/1"] {
             assert_eq!(size_beyond_which(other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn an_error_is_one_in_any_namespace() {
-        for text in ["<Error>", "<a><Error xmlns=\"x\">", "<Error\n>"] {
-            assert!(is_error(text), "{text}");
-        }
-        assert!(!is_error("<Errors>") && !is_error("Error") && !is_error("<Error"));
-    }
-
-    #[test]
-    fn only_a_whole_listing_is_a_listing() {
-        let listing =
-            "<?xml version=\"1.0\"?>\n<ListBucketResult xmlns=\"x\"><Name>b</Name></ListBucketResult>\n";
-        assert!(is_document(listing, "ListBucketResult"));
-        for cut in 1..listing.len() - 1 {
-            assert!(!is_document(&listing[..cut], "ListBucketResult"), "{cut}");
-        }
-        assert!(!is_document("<ListBucketResults></ListBucketResults>", "ListBucketResult"));
-        assert!(!is_document("<html><ListBucketResult></ListBucketResult></html>", "ListBucketResult"));
-        assert_eq!(element("<a><Code> X </Code></a>", "Code"), Some("X"));
-        assert_eq!(element("<Code></Code>", "Code"), None);
-        assert_eq!(element("<Code>X", "Code"), None);
     }
 }

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 pub type Objects = BTreeMap<String, Vec<u8>>;
+/// Mode and end of each.
+pub type Locks = BTreeMap<String, (String, String)>;
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +37,25 @@ pub enum Quirk {
 #[derive(Clone, Debug)]
 pub struct Bucket {
     pub objects: Arc<Mutex<Objects>>,
+    /// Objects' locks; none where the bucket has no object lock.
+    pub locks: Option<Arc<Mutex<Locks>>>,
     pub dialect: Dialect,
     quirk: Quirk,
 }
 
 impl Bucket {
     pub fn new(dialect: Dialect, quirk: Quirk) -> Bucket {
-        Bucket { objects: Arc::default(), dialect, quirk }
+        Bucket { objects: Arc::default(), locks: None, dialect, quirk }
+    }
+
+    /// The same with object lock.
+    pub fn lockable(self) -> Bucket {
+        Bucket { locks: Some(Arc::default()), ..self }
+    }
+
+    /// Mode and end of an object's lock.
+    pub fn lock(&self, key: &str) -> Option<(String, String)> {
+        self.locks.as_ref()?.lock().unwrap().get(key).cloned()
     }
 
     /// The same objects, served with another quirk.
@@ -57,7 +71,21 @@ impl Bucket {
             "GET" if request.query.get("list-type").is_some_and(|kind| kind == "2") => {
                 list(&objects, request)
             }
-            "GET" => self.get(objects.get(&key), request),
+            "GET" if request.query.contains_key("object-lock") => self.lock_configuration(),
+            "GET" => match self.lock(&key) {
+                Some((mode, until)) => self
+                    .get(objects.get(&key), request)
+                    .header("x-amz-object-lock-mode", mode)
+                    .header("x-amz-object-lock-retain-until-date", until),
+                None => self.get(objects.get(&key), request),
+            },
+            "PUT" if request.query.contains_key("retention") => {
+                if !objects.contains_key(&key) {
+                    return error(404, "NoSuchKey");
+                }
+                let text = String::from_utf8_lossy(&request.body).into_owned();
+                self.set_lock(&key, inside(&text, "Mode"), inside(&text, "RetainUntilDate"))
+            }
             "PUT" => self.put(&mut objects, key, request),
             "DELETE" => match (objects.remove(&key), self.dialect) {
                 (None, Dialect::Gcs) => error(404, "NoSuchKey"),
@@ -85,6 +113,29 @@ impl Bucket {
         stamped(reply, "\"e\"").header("Content-Range", format!("bytes {start}-{}/{size}", end - 1))
     }
 
+    fn lock_configuration(&self) -> Reply {
+        match &self.locks {
+            None => error(404, "ObjectLockConfigurationNotFoundError"),
+            Some(_) => Reply::new(
+                200,
+                "<ObjectLockConfiguration xmlns=\"x\"><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>",
+            ),
+        }
+    }
+
+    /// As S3 does it: neither a shorter lock nor a milder mode.
+    fn set_lock(&self, key: &str, mode: String, until: String) -> Reply {
+        let Some(locks) = &self.locks else { return error(400, "InvalidRequest") };
+        let mut locks = locks.lock().unwrap();
+        if let Some((old, end)) = locks.get(key)
+            && (*end > until || (old == "COMPLIANCE" && mode != *old))
+        {
+            return error(403, "AccessDenied");
+        }
+        locks.insert(key.to_owned(), (mode, until));
+        Reply::new(200, "")
+    }
+
     fn put(&self, objects: &mut Objects, key: String, request: &Request) -> Reply {
         let condition = match self.dialect {
             Dialect::S3 => request.headers.get("if-none-match").is_some_and(|value| value == "*"),
@@ -107,6 +158,14 @@ impl Bucket {
             ]
             .concat();
         }
+        if let Some(mode) = request.headers.get("x-amz-object-lock-mode") {
+            // It is refused by S3 without a digest of the content.
+            if !request.headers.contains_key("x-amz-checksum-sha256") || self.locks.is_none() {
+                return error(400, "InvalidRequest");
+            }
+            let until = request.headers["x-amz-object-lock-retain-until-date"].clone();
+            self.set_lock(&key, mode.clone(), until);
+        }
         objects.insert(key, body);
         match self.quirk {
             Quirk::NoEtag => Reply::new(200, ""),
@@ -114,6 +173,11 @@ impl Bucket {
             _ => stamped(Reply::new(200, ""), "\"e\""),
         }
     }
+}
+
+fn inside(text: &str, element: &str) -> String {
+    let (_, rest) = text.split_once(&format!("<{element}>")).unwrap();
+    rest.split_once(&format!("</{element}>")).unwrap().0.to_owned()
 }
 
 fn stamped(reply: Reply, etag: &str) -> Reply {

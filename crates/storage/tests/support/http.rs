@@ -124,7 +124,8 @@ async fn receive(stream: &mut TcpStream) -> Option<Request> {
         }
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let query = query.split('&').filter_map(|pair| pair.split_once('='));
+    let query = query.split('&').filter(|pair| !pair.is_empty());
+    let query = query.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let query = query.map(|(name, value)| (name.to_owned(), unescaped(value))).collect();
     Some(Request { method, path: unescaped(path), query, headers, body })
 }
@@ -140,10 +141,17 @@ fn unescaped(text: &str) -> String {
 
 /// Sends one request as it is and returns the status.
 pub async fn send(endpoint: &str, method: &str, path: &str) -> u16 {
+    send_with(endpoint, method, path, "", "").await
+}
+
+/// The same with further lines of its head, and a body.
+pub async fn send_with(endpoint: &str, method: &str, path: &str, lines: &str, body: &str) -> u16 {
     let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
     let mut stream = TcpStream::connect(host).await.unwrap();
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n{lines}Connection: close\r\n\r\n{body}",
+        body.len()
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();

@@ -7,7 +7,7 @@ pub mod lies;
 
 use bytes::Bytes;
 use std::time::Duration;
-use storage::{Location, ObjectName, RetryPolicy, S3Settings, Settings};
+use storage::{Location, LockMode, LockRule, ObjectName, RetryPolicy, S3Settings, Settings};
 
 pub fn name(text: &str) -> ObjectName {
     ObjectName::new(text).unwrap()
@@ -43,4 +43,9 @@ pub fn s3_settings(endpoint: &str) -> Settings {
 
 pub fn s3_location() -> Location {
     Location::parse("s3://bucket/some/prefix").unwrap()
+}
+
+/// Locks what is below `locked/`.
+pub fn lock_rule(span: Duration, mode: LockMode) -> LockRule {
+    LockRule { span, mode, time_for: |name, span| name.as_str().starts_with("locked/").then_some(span) }
 }

@@ -3,19 +3,18 @@
 use std::sync::Arc;
 
 use clap::Args;
+use operations::backup::BackupReport;
 use operations::catalogue::BackupSummary;
-use operations::logical::{LogicalReport, LogicalRequest, Selection, back_up};
+use operations::logical::{LogicalError, LogicalRequest, Selection, back_up};
+use operations::monitor::Monitor;
 use operations::probe::{Mode, Probe, Way};
 use repository::{ClusterName, Repository};
-use serde_json::json;
-use server::connection::Connection;
+use server::connection::{Connection, ServerError};
 use server::facts::ServerFacts;
 
-use super::BackupArguments;
-use crate::commands::Session;
+use super::{BackupArguments, NotTaken};
 use crate::failure::{Class, Failure, Outcome};
-use crate::output::{bytes, elapsed, facts, moment, print_error};
-use crate::progress;
+use crate::output::{bytes, elapsed, facts, moment};
 use crate::settings::Settings;
 
 /// What of the server is wanted in a logical backup.
@@ -73,17 +72,18 @@ impl LogicalArguments {
 }
 
 /// Which way to go: what the stream is bound to decides, and for a new one what is possible.
-pub async fn decide(
+pub(super) async fn decide(
     repository: &Repository,
     cluster: &ClusterName,
     mode: Mode,
     connection: Connection,
-) -> Outcome<(Mode, Connection)> {
+) -> Result<(Mode, Connection), NotTaken> {
     if mode != Mode::Auto {
         return Ok((mode, connection));
     }
     let what = format!("back up cluster {cluster}");
-    match repository.identity(cluster).await.map_err(|error| Failure::caused(&what, &error))? {
+    let identity = repository.identity(cluster).await;
+    match identity.map_err(|error| NotTaken::Here(Failure::caused(&what, &error)))? {
         Some(identity) if identity.logical => return Ok((Mode::Logical, connection)),
         Some(_) => return Ok((mode, connection)),
         None => {}
@@ -92,21 +92,21 @@ pub async fn decide(
         let facts = ServerFacts::read(&connection)?;
         Ok((Probe::of(&facts).choose(Mode::Auto), connection))
     });
-    let probed = probed.await.map_err(|error| Failure::caused(&what, &error).class(Class::Bug))?;
-    let (way, connection) =
-        probed.map_err(|error: server::connection::ServerError| Failure::caused(&what, &error))?;
+    let anywhere = |failure| NotTaken::Anywhere(failure);
+    let probed = probed.await.map_err(|error| anywhere(Failure::caused(&what, &error).class(Class::Bug)))?;
+    let (way, connection) = probed.map_err(|error: ServerError| anywhere(Failure::caused(&what, &error)))?;
     let mode = if way == Ok(Way::Logical) { Mode::Logical } else { mode };
     Ok((mode, connection))
 }
 
 /// Takes a logical backup.
-pub async fn run(
-    session: &Session,
+pub(super) async fn take(
     arguments: &BackupArguments,
+    settings: &Settings,
     repository: Arc<Repository>,
     connection: Connection,
-) -> Outcome<u8> {
-    let settings = &session.settings;
+    monitor: Arc<dyn Monitor>,
+) -> Result<BackupReport, NotTaken> {
     let request = LogicalRequest {
         cluster: settings.cluster.clone(),
         label: arguments.label.clone(),
@@ -116,21 +116,17 @@ pub async fn run(
         level: settings.compression_level(),
         lock_timeout: settings.duration("logical.lock_timeout"),
     };
-    let what = format!("back up cluster {}", request.cluster);
-    let monitor = progress::monitor(session.quiet);
-    let report = back_up(connection, repository, &request, monitor)
-        .await
-        .map_err(|error| Failure::caused(what, &error))?;
-    let summary = BackupSummary::of(&report.manifest);
-    let value = json!({"backup": summary, "elapsed_s": report.elapsed.as_secs_f64(), "warnings": report.manifest.warnings});
-    session.output.show(&value, || text(&report, &summary))?;
-    for warning in report.manifest.warnings.iter().filter(|_| !session.output.json) {
-        print_error(&format!("warning: {warning}\n"));
-    }
-    Ok(0)
+    back_up(connection, repository, &request, monitor).await.map_err(|error| {
+        let failure = Failure::caused(format!("back up cluster {}", request.cluster), &error);
+        match error {
+            LogicalError::Repository(_) | LogicalError::Archive(_) => NotTaken::Here(failure),
+            _ => NotTaken::Anywhere(failure),
+        }
+    })
 }
 
-fn text(report: &LogicalReport, summary: &BackupSummary) -> String {
+/// What is told of it.
+pub(super) fn text(report: &BackupReport, summary: &BackupSummary) -> String {
     let speed = summary.bytes_read as f64 / report.elapsed.as_secs_f64().max(0.001);
     let mut lines = vec![
         ("Backup", format!("{} (logical, {})", summary.id, summary.kind)),

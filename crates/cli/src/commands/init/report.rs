@@ -21,6 +21,9 @@ use crate::settings::Settings;
 pub(super) const ALL_LOST: &str = "losing one key does not matter while another opens the repository; whoever loses them all \
     loses every backup, and nobody can help";
 
+/// What is told once, with the first of several repositories.
+const OF_THE_FIRST: [&str; 4] = ["config_file", "archive_command", "server", "further"];
+
 /// Everything that the user should know at the end.
 pub struct Report {
     made: bool,
@@ -36,6 +39,10 @@ pub struct Report {
     pub config: Option<PathBuf>,
     command: String,
     server: Option<Server>,
+    /// Why it could not be made.
+    error: Option<String>,
+    /// The further repositories, by name.
+    pub further: Vec<(String, Report)>,
 }
 
 enum Server {
@@ -72,6 +79,28 @@ impl Report {
             config: None,
             command: String::new(),
             server: None,
+            error: None,
+            further: Vec::new(),
+        }
+    }
+
+    /// A repository that could not be made.
+    pub fn failed(settings: &Settings, error: String) -> Self {
+        Self {
+            made: false,
+            location: settings.location().map(|location| location.to_string()).unwrap_or_default(),
+            id: String::new(),
+            created: jiff::Timestamp::UNIX_EPOCH,
+            capabilities: None,
+            create_only: false,
+            files: KeyFiles::default(),
+            passphrase_only: false,
+            secrets_in_variables: Vec::new(),
+            config: None,
+            command: String::new(),
+            server: None,
+            error: Some(error),
+            further: Vec::new(),
         }
     }
 
@@ -122,17 +151,45 @@ impl Report {
             Some(Server::Unreachable(why)) => json!({"reachable": false, "why": why}),
             Some(Server::Checked(checked)) => checked.to_json(),
         };
+        if let Some(error) = &self.error {
+            return json!({"made": false, "location": self.location, "error": error});
+        }
+        let further = self.further.iter().map(|(name, report)| {
+            let mut value = report.to_json();
+            value["name"] = json!(name);
+            // These are the first one's.
+            if let Some(fields) = value.as_object_mut() {
+                fields.retain(|name, _| !OF_THE_FIRST.contains(&&**name));
+            }
+            value
+        });
         json!({
             "made": self.made, "location": self.location, "repository_id": self.id, "created": self.created,
             "create_only": self.create_only, "capabilities": capabilities,
             "key_file": self.files.key.as_deref().map(absolute),
             "recovery_key_file": self.files.recovery.as_deref().map(absolute),
             "config_file": self.config.as_deref().map(absolute), "archive_command": self.command, "server": server,
+            "further": further.collect::<Vec<_>>(),
         })
     }
 
     /// For people.
     pub fn text(&self) -> String {
+        let mut text = facts(&self.lines());
+        for (name, report) in &self.further {
+            let mut lines = vec![("Called", name.clone())];
+            lines.extend(report.lines());
+            text.push_str(&format!("\n{}", facts(&lines)));
+        }
+        self.push_advice(&mut text);
+        self.push_server(&mut text);
+        text
+    }
+
+    fn lines(&self) -> Vec<(&'static str, String)> {
+        if let Some(error) = &self.error {
+            return vec![("Repository", format!("{} (not made: {error})", self.location))];
+        }
         let made = if self.made { "made now" } else { "it was there already; nothing was changed" };
         let mut lines = vec![("Repository", format!("{} ({made})", self.location))];
         lines.push(("Id", format!("{}, of {}", self.id, moment(self.created))));
@@ -145,20 +202,18 @@ impl Report {
             lines.extend(file.as_ref().map(|file| (name, absolute(file))));
         }
         lines.extend(self.config.as_ref().map(|file| ("Settings", absolute(file))));
-        let mut text = facts(&lines);
-        self.push_advice(&mut text);
-        self.push_server(&mut text);
-        text
+        lines
     }
 
     fn push_advice(&self, text: &mut String) {
-        if self.files.recovery.is_some() {
+        let all = || std::iter::once(self).chain(self.further.iter().map(|(_, report)| report));
+        if all().any(|report| report.files.recovery.is_some()) {
             let advice = "put the recovery key where neither this machine nor the repository can take it with them; \
                 then remove the file";
             push_wrapped(text, "notice: ", advice, width());
             push_wrapped(text, "notice: ", ALL_LOST, width());
         }
-        if self.passphrase_only {
+        if all().any(|report| report.passphrase_only) {
             let advice = "archive_command needs a key file or a writer credential, not a passphrase: \
                 `pgkeep key writer FILE`, then --writer-file FILE";
             push_wrapped(text, "notice: ", advice, width());

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use jiff::Timestamp;
-use operations::receive::{Notice, ReceiveRequest, drop_slot, is_slot_name, pause_after, receive};
+use operations::receive::{
+    FurtherRepository, Notice, Open, ReceiveRequest, drop_slot, is_slot_name, pause_after, receive,
+};
 use pg::Lsn;
 use repository::Repository;
 use serde_json::{Value, json};
@@ -17,7 +19,7 @@ use crate::failure::{Class, Failure, Outcome};
 use crate::opening;
 use crate::output::{print, print_error};
 use crate::secret_files::Use;
-use crate::settings::{Settings, keys};
+use crate::settings::{Rank, Settings, keys};
 
 /// A failure that goes on is told again after so long.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
@@ -80,6 +82,7 @@ pub async fn run(session: &Session, arguments: &ReceiveArguments) -> Outcome<u8>
         workers: settings.workers(),
         until: arguments.until,
     };
+    let further = further(settings)?;
     let teller =
         Arc::new(Teller { json: session.output.json, quiet: session.quiet, state: Mutex::default() });
     let tell = {
@@ -91,10 +94,34 @@ pub async fn run(session: &Session, arguments: &ReceiveArguments) -> Outcome<u8>
         repository = open_when_it_answers(settings, &teller) => repository?,
         _ = stop.wait_for(|stop| *stop) => return Ok(0),
     };
-    receive(settings.server(), repository, &request, tell, stop)
+    receive(settings.server(), repository, further, &request, tell, stop)
         .await
         .map(|()| 0)
         .map_err(|error| Failure::caused("receive WAL", &error))
+}
+
+/// The further repositories. Receiving waits for none of them.
+fn further(settings: &Settings) -> Outcome<Vec<FurtherRepository>> {
+    if let Some(required) = settings.further().iter().find(|other| other.rank == Rank::Required) {
+        return Err(Failure::wrong("receive WAL")
+            .because(format!(
+                "repository {} is required, and what is received counts as stored when the first repository has it",
+                required.name
+            ))
+            .hint("archive by `pgkeep wal push`, or leave out `required`"));
+    }
+    let one = |other: &Settings| {
+        let (settings, name) = (Arc::new(other.clone()), other.name.clone());
+        let open: Open = Arc::new(move || {
+            let settings = settings.clone();
+            Box::pin(async move {
+                let opened = opening::open(&settings, Use::Add).await;
+                opened.map_err(|failure| failure.because.join(": "))
+            })
+        });
+        FurtherRepository { name, open, timeout: other.duration("push_timeout") }
+    };
+    Ok(settings.further().iter().map(one).collect())
 }
 
 /// Opens the repository; a storage that does not answer is waited for, as it is later.
@@ -192,8 +219,10 @@ impl Teller {
             Notice::Gap { .. } | Notice::SlotLost { .. } | Notice::SlotDropped { .. } => {
                 self.line("loss", notice)
             }
-            Notice::Warning(_) => self.line("warning", notice),
-            Notice::TimelineEnded { .. } | Notice::SlotMade { .. } => self.line("event", notice),
+            Notice::Warning(_) | Notice::FurtherFails { .. } => self.line("warning", notice),
+            Notice::TimelineEnded { .. } | Notice::SlotMade { .. } | Notice::FurtherBack { .. } => {
+                self.line("event", notice)
+            }
         }
         self.summary(&mut told);
     }
@@ -266,6 +295,10 @@ fn text(notice: &Notice) -> String {
             format!("{what} cannot be stored, for {} s now: {error}", waited.as_secs())
         }
         Notice::StorageBack => "WAL can be stored again".to_owned(),
+        Notice::FurtherFails { repository, error } => format!(
+            "repository {repository} does not get what the first has: {error}; the copy that follows the next backup brings it"
+        ),
+        Notice::FurtherBack { repository } => format!("repository {repository} takes WAL again"),
         Notice::Warning(text) => text.clone(),
     }
 }
