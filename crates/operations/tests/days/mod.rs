@@ -64,7 +64,8 @@ impl Scene {
             .await
             .unwrap();
         let scene = Self { memory, keyring, description, repository: Arc::new(repository) };
-        let identity = Identity { system_identifier: 7, segment_size: SEGMENT as u32, major: 15 };
+        let identity =
+            Identity { system_identifier: 7, segment_size: SEGMENT as u32, major: 15, logical: false };
         scene.repository.bind(&cluster(), &identity).await.unwrap();
         for number in 0..days {
             scene.memory.set_clock(day(number));

@@ -155,7 +155,8 @@ impl Definitions {
             let is_first = !began && line.starts_with("\\restrict ");
             began |= is_first;
             let unknown = self.old_target && line == UNKNOWN_BEFORE;
-            if !is_first && !unknown && !(began && line.starts_with("\\unrestrict ")) {
+            let is_last = began && line.starts_with("\\unrestrict ");
+            if !(is_first || unknown || is_last) {
                 visit(&line)?;
             }
         }
