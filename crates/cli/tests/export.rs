@@ -1,4 +1,5 @@
 //! Exports of logical backups: what PostgreSQL's own programs make of them is what was backed up.
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 mod scene;
 

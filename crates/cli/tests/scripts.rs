@@ -1,4 +1,5 @@
 //! The two scripts for whoever has a `DATABASE_URL`: what they back up they bring back, and what they cannot they say.
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 mod scene;
 
