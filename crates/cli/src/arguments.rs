@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, check, config, copy, demo, expire, info, init, key, list, pin, prune, restore, status, verify,
-    wal,
+    backup, check, config, copy, demo, expire, export, info, init, key, list, pin, prune, restore, status,
+    verify, wal,
 };
 use crate::settings::Flag;
 
@@ -38,6 +38,8 @@ pub enum Command {
     Backup(backup::BackupArguments),
     /// Bring a past moment back into a new data directory
     Restore(restore::RestoreArguments),
+    /// Write a logical backup as a file for psql or pg_restore
+    Export(export::ExportArguments),
     /// Carry WAL into the repository and back
     #[command(subcommand)]
     Wal(wal::WalCommand),

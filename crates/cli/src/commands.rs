@@ -6,6 +6,7 @@ pub mod config;
 pub mod copy;
 pub mod demo;
 pub mod expire;
+pub mod export;
 pub mod info;
 pub mod init;
 pub mod key;

@@ -121,6 +121,7 @@ async fn dispatch(session: &Session, command: &Command) -> Outcome<u8> {
         Command::Init(arguments) => commands::init::run(session, arguments).await.map(|()| 0),
         Command::Backup(arguments) => commands::backup::run(session, arguments).await,
         Command::Restore(arguments) => commands::restore::run(session, arguments).await.map(|()| 0),
+        Command::Export(arguments) => commands::export::run(session, arguments).await.map(|()| 0),
         Command::Wal(command) => commands::wal::run(session, command).await,
         Command::List(_) => commands::list::run(session).await,
         Command::Status(_) => commands::status::run(session).await,

@@ -9,6 +9,7 @@ mod capture;
 mod check;
 mod content;
 mod error;
+pub mod export;
 mod known;
 mod plan;
 mod reader;

@@ -157,8 +157,10 @@ fn logical_class(error: &LogicalError) -> Option<Class> {
         LogicalError::Restless { .. } | LogicalError::Locked { .. } | LogicalError::Overtaken => {
             Some(Class::TryAgain)
         }
-        LogicalError::NotEmpty { .. } | LogicalError::Filled { .. } => Some(Class::Conflict),
-        LogicalError::Choice { .. } => Some(Class::WrongRequest),
+        LogicalError::NotEmpty { .. } | LogicalError::Filled { .. } | LogicalError::Exists { .. } => {
+            Some(Class::Conflict)
+        }
+        LogicalError::Choice { .. } | LogicalError::Definitions { .. } => Some(Class::WrongRequest),
         LogicalError::NotWhole { .. } => Some(Class::Damaged),
         _ => None,
     }

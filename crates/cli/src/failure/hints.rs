@@ -54,6 +54,10 @@ fn logical_hint(error: &LogicalError) -> Option<String> {
              logical.lock_timeout"
                 .to_owned()
         }
+        LogicalError::Exists { .. } => "another name; or --force, which lets it take that one's place".to_owned(),
+        LogicalError::Definitions { .. } => {
+            "a later pgkeep may know them; `pgkeep restore --into postgres://…` needs not to take them apart".to_owned()
+        }
         LogicalError::Restless { .. } => "something creates, drops or truncates tables all the time; try again".to_owned(),
         _ => return None,
     })

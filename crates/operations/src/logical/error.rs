@@ -1,6 +1,7 @@
 //! Why a logical backup was not made or not brought back.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use repository::RepositoryError;
@@ -77,6 +78,26 @@ pub enum LogicalError {
     NotWhole {
         /// What is wrong with it.
         what: String,
+    },
+    /// Stored definitions are in a form that this program does not know.
+    #[error("the definitions in the backup cannot be taken apart: {what}")]
+    Definitions {
+        /// What is odd.
+        what: String,
+    },
+    /// The file of an export could not be written.
+    #[error("{action}")]
+    Export {
+        /// What was being done.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// There is a file where an export should go.
+    #[error("{} is there already", .path.display())]
+    Exists {
+        /// Which.
+        path: PathBuf,
     },
     /// The target has something in it.
     #[error("database {database} has {relations} tables, views and sequences")]

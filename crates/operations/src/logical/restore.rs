@@ -13,6 +13,7 @@ mod tables;
 mod target;
 
 pub use plan::{RestorePlan, plan};
+pub(crate) use plan::{chosen, database_of, major_of, selected};
 pub use target::TargetFacts;
 
 use std::sync::Arc;

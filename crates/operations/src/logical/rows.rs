@@ -1,5 +1,11 @@
 //! Where a stream of rows is cut, and what the rows sum up to.
 
+use repository::chunk::row_digest;
+use repository::logical::TableRecord;
+use repository::manifest::Manifest;
+
+use super::error::LogicalError;
+
 /// Bytes of a piece on average: what one changed row costs, against the room for naming every piece.
 const AVERAGE: u64 = 16 << 10;
 /// No piece ends before so many bytes: half a page, which it fills anyway.
@@ -56,6 +62,67 @@ pub(crate) fn bare_condition(condition: &str) -> &str {
 /// Splits what came into its rows, each with the newline that ends it; the last may have none.
 pub(crate) fn each_row<E>(bytes: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
     bytes.split_inclusive(|byte| *byte == b'\n').try_for_each(visit)
+}
+
+/// The sum of rows that come in pieces, which may end within a row.
+pub(crate) struct Tally {
+    key: [u8; 32],
+    sum: RowSum,
+    rest: Vec<u8>,
+}
+
+impl Tally {
+    /// Of no rows yet, digested by the key with which they were stored.
+    pub(crate) fn new(key: [u8; 32]) -> Self {
+        Self { key, sum: RowSum::default(), rest: Vec::new() }
+    }
+
+    /// Adds what came.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        for row in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if row.ends_with(b"\n") && self.rest.is_empty() {
+                self.sum.add(&row_digest(&self.key, row), row.len());
+                continue;
+            }
+            self.rest.extend_from_slice(row);
+            if self.rest.ends_with(b"\n") {
+                self.sum.add(&row_digest(&self.key, &self.rest), self.rest.len());
+                self.rest.clear();
+            }
+        }
+    }
+
+    /// The sum of all rows; nothing of one may be left.
+    pub(crate) fn finish(self, path: &str) -> Result<RowSum, LogicalError> {
+        if self.rest.is_empty() {
+            return Ok(self.sum);
+        }
+        Err(LogicalError::NotWhole { what: format!("the last row of {path} is cut") })
+    }
+}
+
+/// The key of the digests by which rows are compared: that of the repository in which the backup was made.
+pub(crate) fn row_key(manifest: &Manifest) -> Result<[u8; 32], LogicalError> {
+    let key = manifest.logical.as_ref().map(|record| &record.row_key[..]).unwrap_or_default();
+    key.try_into()
+        .map_err(|_| LogicalError::NotWhole { what: "it has no key of its rows' digests".to_owned() })
+}
+
+/// Compares what came with what was stored.
+pub(crate) fn compare(table: &TableRecord, sum: &RowSum) -> Result<(), LogicalError> {
+    if (sum.rows, sum.bytes, sum.digest()) == (table.rows, table.bytes, table.digest.clone()) {
+        return Ok(());
+    }
+    let what = format!(
+        "{}.{} has {} rows with the digest {}, and was stored with {} and {}",
+        table.schema,
+        table.name,
+        sum.rows,
+        sum.digest(),
+        table.rows,
+        table.digest
+    );
+    Err(LogicalError::NotWhole { what })
 }
 
 #[cfg(test)]

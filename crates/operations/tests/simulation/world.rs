@@ -128,7 +128,7 @@ impl World {
         let description = Description::new(&keyring.writer, epoch, create_only);
         let created = Repository::create(memory.clone(), keyring.clone(), &[], description.clone(), None);
         let created = created.await.unwrap();
-        let identity = Identity { system_identifier: 7, segment_size: 16 << 20, major: 15 };
+        let identity = Identity { system_identifier: 7, segment_size: 16 << 20, major: 15, logical: false };
         for cluster in &clusters {
             created.bind(cluster, &identity).await.unwrap();
         }

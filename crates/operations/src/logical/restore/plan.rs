@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use repository::Repository;
 use repository::logical::{DatabaseRecord, TableRecord};
 use repository::manifest::Manifest;
+use repository::{ClusterName, Repository};
 use server::connection::Connection;
 use server::programs::Program;
 
@@ -38,13 +38,6 @@ impl RestorePlan {
         self.tables.iter().map(|table| table.rows).sum()
     }
 
-    /// The key of the digests by which rows are compared: that of the repository in which the backup was made.
-    pub(super) fn row_key(&self) -> Result<[u8; 32], LogicalError> {
-        let key = self.manifest.logical.as_ref().map(|record| &record.row_key[..]).unwrap_or_default();
-        key.try_into()
-            .map_err(|_| LogicalError::NotWhole { what: "it has no key of its rows' digests".to_owned() })
-    }
-
     /// Their bytes.
     pub fn bytes(&self) -> u64 {
         self.tables.iter().map(|table| table.bytes).sum()
@@ -53,17 +46,17 @@ impl RestorePlan {
 
 /// Finds the backup, looks at the target, and refuses what cannot be done. Nothing is changed.
 pub async fn plan(repository: Arc<Repository>, request: RestoreRequest) -> Result<RestorePlan, LogicalError> {
-    let manifest = chosen(&repository, &request).await?;
+    let manifest = chosen(&repository, &request.cluster, request.backup.as_ref()).await?;
     let (settings, how, schemas) = (request.target.clone(), request.how, request.schemas.clone());
     let target = tokio::task::spawn_blocking(move || {
         let connection = Connection::connect(&settings)?;
         TargetFacts::read(&connection, how, &schemas)
     });
     let target = target.await.expect("looking does not panic")?;
-    let database = database_of(&manifest, &request, &target)?.clone();
+    let database = database_of(&manifest, request.database.as_deref(), Some(&target.database))?.clone();
     let list = find(&repository, &manifest, &repository::logical::tables(&database.name)).await?;
     let list = FileReader::new(&repository).read_all(&list).await?;
-    let tables = selected(table_records(&list)?, &request)?;
+    let tables = selected(table_records(&list)?, &request.schemas, &request.tables)?;
 
     let dumped_by = manifest.logical.as_ref().map(|record| record.dumped_by.clone()).unwrap_or_default();
     let restore = Program::find("pg_restore", major_of(&dumped_by).unwrap_or(target.major))?;
@@ -97,20 +90,24 @@ pub async fn plan(repository: Arc<Repository>, request: RestoreRequest) -> Resul
     Ok(RestorePlan { request, manifest, database, tables, target, warnings, restore, repository })
 }
 
-async fn chosen(repository: &Repository, request: &RestoreRequest) -> Result<Manifest, LogicalError> {
-    let ids = repository.backup_ids(&request.cluster).await?;
-    let unknown =
-        |id: &str| LogicalError::Choice { what: format!("cluster {} has no backup {id}", request.cluster) };
-    if let Some(id) = &request.backup {
+/// The backup of that id, or the newest.
+pub(crate) async fn chosen(
+    repository: &Repository,
+    cluster: &ClusterName,
+    backup: Option<&String>,
+) -> Result<Manifest, LogicalError> {
+    let ids = repository.backup_ids(cluster).await?;
+    let unknown = |id: &str| LogicalError::Choice { what: format!("cluster {cluster} has no backup {id}") };
+    if let Some(id) = backup {
         if !ids.contains(id) {
             return Err(unknown(id));
         }
-        let manifest = repository.manifest(&request.cluster, id).await?;
+        let manifest = repository.manifest(cluster, id).await?;
         return if manifest.is_logical() { Ok(manifest) } else { Err(physical(id)) };
     }
     let mut refused = None;
     for id in ids.iter().rev() {
-        match repository.manifest(&request.cluster, id).await {
+        match repository.manifest(cluster, id).await {
             Ok(manifest) if manifest.is_logical() => return Ok(manifest),
             Ok(_) => return Err(physical(id)),
             Err(error) if error.is_damage() => refused = refused.or(Some(error)),
@@ -124,17 +121,18 @@ fn physical(id: &str) -> LogicalError {
     LogicalError::Choice { what: format!("backup {id} is of files: it is restored into a directory") }
 }
 
-fn database_of<'m>(
+/// The database of that name; the only one, or the one with the usual name, if none is given.
+pub(crate) fn database_of<'m>(
     manifest: &'m Manifest,
-    request: &RestoreRequest,
-    target: &TargetFacts,
+    database: Option<&str>,
+    usual: Option<&str>,
 ) -> Result<&'m DatabaseRecord, LogicalError> {
     let databases = manifest.logical.as_ref().map(|record| &record.databases[..]).unwrap_or_default();
     let named = |name: &str| databases.iter().find(|database| database.name == name);
-    let found = match (&request.database, databases) {
+    let found = match (database, databases) {
         (Some(name), _) => named(name),
         (None, [only]) => Some(only),
-        (None, _) => named(&target.database),
+        (None, _) => usual.and_then(named),
     };
     found.ok_or_else(|| {
         let names: Vec<&str> = databases.iter().map(|database| database.name.as_str()).collect();
@@ -142,14 +140,19 @@ fn database_of<'m>(
     })
 }
 
-fn selected(tables: Vec<TableRecord>, request: &RestoreRequest) -> Result<Vec<TableRecord>, LogicalError> {
+/// The tables in these schemas that match one of these patterns; none of either means all.
+pub(crate) fn selected(
+    tables: Vec<TableRecord>,
+    schemas: &[String],
+    patterns: &[String],
+) -> Result<Vec<TableRecord>, LogicalError> {
     let wants = |table: &TableRecord| {
-        let in_schemas = request.schemas.is_empty() || request.schemas.contains(&table.schema);
-        let in_tables = request.tables.is_empty()
-            || request.tables.iter().any(|pattern| matches_table(pattern, &table.schema, &table.name));
+        let in_schemas = schemas.is_empty() || schemas.contains(&table.schema);
+        let in_tables = patterns.is_empty()
+            || patterns.iter().any(|pattern| matches_table(pattern, &table.schema, &table.name));
         in_schemas && in_tables
     };
-    for pattern in &request.tables {
+    for pattern in patterns {
         if !tables.iter().any(|table| matches_table(pattern, &table.schema, &table.name)) {
             return Err(LogicalError::Choice {
                 what: format!("the backup has no rows of a table {pattern}"),
@@ -160,7 +163,7 @@ fn selected(tables: Vec<TableRecord>, request: &RestoreRequest) -> Result<Vec<Ta
 }
 
 /// The major in `pg_dump (PostgreSQL) 17.10`.
-fn major_of(dumped_by: &str) -> Option<pg::Major> {
+pub(crate) fn major_of(dumped_by: &str) -> Option<pg::Major> {
     let (_, number) = dumped_by.split_once("(PostgreSQL) ")?;
     number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok().map(pg::Major::new)
 }

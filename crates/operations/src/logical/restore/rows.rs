@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use repository::chunk::row_digest;
 use repository::logical::{self, TableRecord};
 use server::connection::{Connection, ConnectionSettings};
 use server::tables::{literal, qualified, quoted};
@@ -13,7 +12,7 @@ use tokio::runtime::Handle;
 use super::{RestorePlan, RestoreReport};
 use crate::logical::LogicalError;
 use crate::logical::reader::FileReader;
-use crate::logical::rows::{RowSum, bare_condition, each_row};
+use crate::logical::rows::{RowSum, Tally, bare_condition, compare, row_key};
 use crate::monitor::{Event, Monitor};
 
 /// Bytes that are sent at once.
@@ -195,22 +194,10 @@ fn copy_file(
     // Names are in UTF-8, and rows in the encoding in which they were written.
     let from = format!("FROM STDIN WITH (ENCODING {})", literal(&plan.database.encoding));
     connection.begin_copy_in(&format!("COPY {into}{list} {from}")).map_err(failed)?;
-    let key = plan.row_key()?;
-    let (mut sum, mut rest, mut sending) = (RowSum::default(), Vec::new(), Vec::with_capacity(2 * SEND));
+    let mut tally = Tally::new(row_key(&plan.manifest)?);
+    let mut sending = Vec::with_capacity(2 * SEND);
     let read = handle.block_on(reader.read(&entry, |bytes| {
-        each_row(bytes, &mut |row| {
-            // A row may be cut where a chunk ends.
-            if row.ends_with(b"\n") && rest.is_empty() {
-                sum.add(&row_digest(&key, row), row.len());
-            } else {
-                rest.extend_from_slice(row);
-                if rest.ends_with(b"\n") {
-                    sum.add(&row_digest(&key, &rest), rest.len());
-                    rest.clear();
-                }
-            }
-            Ok::<(), LogicalError>(())
-        })?;
+        tally.add(bytes);
         sending.extend_from_slice(bytes);
         if sending.len() >= SEND {
             connection.put_copy_data(&sending).map_err(failed)?;
@@ -223,10 +210,7 @@ fn copy_file(
         connection.give_up_copy_in("the backup could not be read");
         return Err(error);
     }
-    if !rest.is_empty() {
-        connection.give_up_copy_in("the last row is cut");
-        return Err(LogicalError::NotWhole { what: format!("the last row of {path} is cut") });
-    }
+    let sum = tally.finish(&path).inspect_err(|_| connection.give_up_copy_in("the last row is cut"))?;
     if !sending.is_empty() {
         connection.put_copy_data(&sending).map_err(failed)?;
     }
@@ -238,20 +222,9 @@ fn copy_file(
     Ok(sum)
 }
 
-/// Compares what came with what was stored.
+/// Compares what came with what was stored, and counts it.
 fn account(table: &TableRecord, sum: &RowSum, report: &mut RestoreReport) -> Result<(), LogicalError> {
-    if (sum.rows, sum.bytes, sum.digest()) != (table.rows, table.bytes, table.digest.clone()) {
-        let what = format!(
-            "{}.{} has {} rows with the digest {}, and was stored with {} and {}",
-            table.schema,
-            table.name,
-            sum.rows,
-            sum.digest(),
-            table.rows,
-            table.digest
-        );
-        return Err(LogicalError::NotWhole { what });
-    }
+    compare(table, sum)?;
     report.tables += 1;
     report.rows += sum.rows;
     report.bytes += sum.bytes;
