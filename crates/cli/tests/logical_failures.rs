@@ -72,7 +72,7 @@ fn a_pg_dump_that_is_killed_or_missing_fails_the_backup() {
 
 #[test]
 fn sessions_that_end_are_replaced_and_the_one_of_the_moment_is_not() {
-    let Some((scene, server, _)) = backed_up() else { return };
+    let Some((mut scene, server, _)) = backed_up() else { return };
     run(
         &server,
         "app",
@@ -89,7 +89,6 @@ fn sessions_that_end_are_replaced_and_the_one_of_the_moment_is_not() {
     assert!(ended >= 1, "no session was ended");
     assert_unharmed(&scene, &server, &changed, 2);
 
-    // The next attempt takes up what the failed one stored.
     run(&server, "app", "update a_table set x = reverse(x)");
     let holder = "application_name = 'pgkeep' and exists (select from pg_stat_activity where application_name = 'pgkeep rows' \
                   and state = 'active')";
@@ -102,6 +101,13 @@ fn sessions_that_end_are_replaced_and_the_one_of_the_moment_is_not() {
     });
     assert_ne!(said.code(), 0, "{}", said.all());
     assert_unharmed(&scene, &server, &changed, 2);
+
+    // The next attempt takes up what one stored that failed at its end.
+    let folder = zoo::dump_that(&scene, "sleep 1; kill -9 $$");
+    let variables = scene.variables.clone();
+    scene.variables = vec![("PGKEEP_PG_BIN".to_owned(), folder.to_str().unwrap().to_owned())];
+    try_backup(&scene, &server, "app", &[]).refused(1, &["pg_dump failed (signal: 9"]);
+    scene.variables = variables;
     let next = backup(&scene, &server, "app", &[]);
     let (new, all) = (next["bytes_new"].as_u64().unwrap(), next["bytes"].as_u64().unwrap());
     assert!(new < all / 2, "{new} of {all} were stored again");

@@ -61,7 +61,7 @@ fn without_a_mode_the_best_possible_way_is_taken_and_shown() {
     let rows = scene.json(&["backup", "--cluster", "rows", "--database-url", &url]);
     assert_eq!(rows["backup"]["logical"], true, "{rows}");
     // A stream of files stays one.
-    let words = ["pg_read_binary_file", "--grants"];
+    let words = ["pg_read_binary_file", "GRANT EXECUTE"];
     scene.run(&["backup", "--mode", "sql", "--database-url", &url]).refused(2, &words);
     scene
         .run(&["backup", "--cluster", "rows", "--mode", "local", "--database-url", &server.conninfo()])

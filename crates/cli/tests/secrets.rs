@@ -262,7 +262,8 @@ fn x07_mistakes_around_secrets_are_told_without_them() {
 #[test]
 fn x07_logical_backups_and_restores_hand_no_secret_to_a_command_line() {
     let secrets = Secrets::of("Logical");
-    let scene = scene_full_of(&secrets);
+    let mut scene = scene_full_of(&secrets);
+    scene.variables.push(("PGKEEP_PG_BIN".to_owned(), scene.binaries.bin_dir.display().to_string()));
     let canaries = secrets.canaries();
     canaries.assert_silent(&scene.init(), "init");
     let server = scene.start_server(|builder| builder);

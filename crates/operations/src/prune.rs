@@ -7,6 +7,7 @@
 
 mod arrival;
 mod live;
+mod marked;
 mod plan;
 mod repack;
 mod roots;
@@ -27,7 +28,7 @@ use storage::{ObjectName, StorageError};
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 use arrival::Arrival;
-use plan::{Marked, MarkedPacks};
+use marked::{Marked, MarkedPacks};
 pub use plan::{Plan, PlannedPack, RepackedPack, plan};
 use repack::Mover;
 use roots::Roots;

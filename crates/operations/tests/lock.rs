@@ -80,7 +80,9 @@ async fn pruned(repository: &Arc<Repository>, request: &PruneRequest) -> (Plan, 
 
 /// What expire would do if the manifest were not locked.
 async fn gone(scene: &Scene, manifest: &Manifest) {
-    let note = ExpiredNote::default();
+    // Later than its claim was made, by whichever clock.
+    let expired_us = (Timestamp::now() + Duration::from_secs(3600)).as_microsecond();
+    let note = ExpiredNote { expired_us, ..ExpiredNote::default() };
     scene.repository.note_expired(&scene.cluster, &manifest.id, &note).await.unwrap();
     scene.memory.damage(&layout::manifest(&scene.cluster, &manifest.id), None);
 }

@@ -206,12 +206,26 @@ impl Reading<'_> {
         stop: &AtomicBool,
     ) -> Result<(), LogicalError> {
         let mut sink = Sink::new(self.shared);
+        let outcome = self.work_into(&mut sink, tasks, sums, dump, stop);
+        // After a failure, too: what is stored is found by the next attempt.
+        let stored = sink.finish();
+        outcome.and(stored)
+    }
+
+    fn work_into(
+        &self,
+        sink: &mut Sink<'_>,
+        tasks: &Tasks,
+        sums: &Mutex<Vec<(RowSum, u32)>>,
+        dump: &Mutex<Option<Dump>>,
+        stop: &AtomicBool,
+    ) -> Result<(), LogicalError> {
         let mut session = None;
         while let Some(task) = tasks.next() {
             if stop.load(Ordering::Acquire) || self.shared.uploader.failed() {
                 return Err(LogicalError::Stopped);
             }
-            let sum = self.range(&mut sink, &mut session, &task, stop)?;
+            let sum = self.range(sink, &mut session, &task, stop)?;
             let mut sums = sums.lock().expect("no holder panics");
             let (whole, files) = &mut sums[task.table];
             whole.join(&sum);
@@ -222,10 +236,10 @@ impl Reading<'_> {
         drop(session);
         // Last: until then the program has read the catalogue beside us.
         let dump = dump.lock().expect("no holder panics").take();
-        if let Some(dump) = dump {
-            dump.store(&mut sink, logical::definitions(self.database))?;
+        match dump {
+            Some(dump) => dump.store(sink, logical::definitions(self.database)),
+            None => Ok(()),
         }
-        sink.finish()
     }
 
     /// Stores a range, on a new session if the one before was lost and the moment was not.
@@ -273,10 +287,13 @@ impl Reading<'_> {
                 self.monitor.event(Event::Advanced { bytes: bytes.len() as u64 });
                 each_row(bytes, &mut |row| file.row(row))
             });
-        match copied {
-            Err(LogicalError::Server(error)) => Err(LogicalError::relation("read the rows of", name)(error)),
-            Err(error) => Err(error),
-            Ok(()) => file.finish(),
+        let Err(error) = copied else { return file.finish() };
+        if let Err(more) = file.abandon() {
+            tracing::debug!(error = %more, "what was read of a range is not noted");
+        }
+        match error {
+            LogicalError::Server(error) => Err(LogicalError::relation("read the rows of", name)(error)),
+            error => Err(error),
         }
     }
 }

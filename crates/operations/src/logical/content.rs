@@ -34,10 +34,17 @@ pub(crate) struct Shared<'b> {
 /// The files that are finished.
 struct Collected {
     list: FileListWriter,
-    /// With the packs of its rows.
-    entries: Vec<(Entry, Vec<PackId>)>,
+    files: Vec<Done>,
+}
+
+/// A file that was written.
+struct Done {
+    entry: Entry,
+    /// Bytes of rows by pack.
     live: HashMap<PackId, u64>,
-    totals: Totals,
+    new_bytes: u64,
+    /// Not so of one whose reading failed: the next attempt finds what it has.
+    is_whole: bool,
 }
 
 /// What is left when every file is finished.
@@ -66,16 +73,14 @@ impl<'b> Shared<'b> {
             memory,
             collected: Mutex::new(Collected {
                 list: FileListWriter::new(writer, repository.local(), level, known),
-                entries: Vec::new(),
-                live: HashMap::new(),
-                totals: Totals::default(),
+                files: Vec::new(),
             }),
         }
     }
 
     /// Ends the list, and sees all of it stored. Every writer must have ended before.
     pub(crate) fn finish(&self) -> Result<Finished, LogicalError> {
-        self.finish_those(|_| true)
+        self.finish_those(|file| file.is_whole)
     }
 
     /// Ends the list with those files whose packs are stored; `None` if there are none.
@@ -85,29 +90,38 @@ impl<'b> Shared<'b> {
         let is_stored = |pack: &PackId| {
             self.earlier.tail_lens.contains_key(pack) || self.uploader.reference(*pack).is_some()
         };
-        let mut finished = self.finish_those(|packs| packs.iter().all(is_stored))?;
-        // What only files name that were left out.
-        finished.live.retain(|pack, _| is_stored(pack));
+        let finished = self.finish_those(|file| file.live.keys().all(is_stored))?;
         Ok((finished.totals.files > 0).then_some(finished))
     }
 
-    fn finish_those(&self, is_wanted: impl Fn(&[PackId]) -> bool) -> Result<Finished, LogicalError> {
+    fn finish_those(&self, is_wanted: impl Fn(&Done) -> bool) -> Result<Finished, LogicalError> {
         let mut collected = self.collected.lock().expect("no holder panics");
-        let Collected { list, entries, live, totals } = &mut *collected;
+        let Collected { list, files } = &mut *collected;
         let writer = self.repository.access().writer();
         let empty = FileListWriter::new(writer, self.repository.local(), self.level, &[]);
         let mut list = std::mem::replace(list, empty);
-        let (mut entries, mut totals) = (std::mem::take(entries), totals.clone());
-        entries.retain(|(_, packs)| is_wanted(packs));
-        entries.sort_unstable_by(|a, b| a.0.path.cmp(&b.0.path));
-        totals.files = entries.len() as u64;
-        for (entry, _) in entries {
+        let mut files = std::mem::take(files);
+        files.retain(is_wanted);
+        // Of tries at the same file the whole one.
+        files.sort_by(|a, b| (&a.entry.path, !a.is_whole).cmp(&(&b.entry.path, !b.is_whole)));
+        files.dedup_by(|later, first| later.entry.path == first.entry.path);
+        let (mut live, mut totals) = (HashMap::new(), Totals::default());
+        for Done { entry, live: rows, new_bytes, .. } in files {
+            totals.files += 1;
+            totals.bytes += entry.size;
+            totals.bytes_read += entry.size;
+            totals.bytes_new += new_bytes;
+            if let Content::Leaves(leaves) = &entry.content {
+                count(&mut live, leaves);
+            }
+            for (pack, bytes) in rows {
+                *live.entry(pack).or_default() += bytes;
+            }
             list.add_entry(entry)?;
         }
         let FileList { pages, packs } = list.finish()?;
         packs.into_iter().for_each(|pack| self.uploader.submit(pack));
         self.uploader.wait()?;
-        let mut live = std::mem::take(live);
         let at: Vec<Extent> = pages.iter().filter_map(|page| page.extent().ok()).collect();
         count(&mut live, &at);
         totals.bytes_stored = self.uploader.stored_bytes();
@@ -255,7 +269,16 @@ impl<'f, 's> FileWriter<'f, 's> {
     }
 
     /// Ends the file; what its rows sum up to.
-    pub(crate) fn finish(mut self) -> Result<RowSum, LogicalError> {
+    pub(crate) fn finish(self) -> Result<RowSum, LogicalError> {
+        self.end(true)
+    }
+
+    /// Ends a file that could not be read to its end: the next attempt finds in it what was stored.
+    pub(crate) fn abandon(self) -> Result<(), LogicalError> {
+        self.end(false).map(drop)
+    }
+
+    fn end(mut self, is_whole: bool) -> Result<RowSum, LogicalError> {
         self.end_piece()?;
         let content = if self.leaves.is_empty() && self.extents.len() <= INLINE_EXTENTS {
             count(&mut self.live, &self.extents);
@@ -279,16 +302,7 @@ impl<'f, 's> FileWriter<'f, 's> {
             target: Vec::new(),
         };
         let mut collected = self.sink.shared.collected.lock().expect("no holder panics");
-        collected.totals.bytes += self.size;
-        collected.totals.bytes_read += self.size;
-        collected.totals.bytes_new += self.new_bytes;
-        if let Content::Leaves(leaves) = &entry.content {
-            count(&mut collected.live, leaves);
-        }
-        for (pack, bytes) in &self.live {
-            *collected.live.entry(*pack).or_default() += bytes;
-        }
-        collected.entries.push((entry, self.live.into_keys().collect()));
+        collected.files.push(Done { entry, live: self.live, new_bytes: self.new_bytes, is_whole });
         Ok(self.sum)
     }
 }

@@ -51,29 +51,34 @@ impl<'r> Arrival<'r> {
         Ok(true)
     }
 
-    /// Compares what was moved out of one chunk, wherever it was moved on to.
+    /// Compares what was moved out of one chunk, wherever it was moved on to. A page that a later move left out is named by nobody:
+    /// the walk before this saw that every page which is named can be followed to its end.
     async fn extent(&mut self, table: &PackTable, old: Extent, moved: &Moved) -> Result<(), RepositoryError> {
         let repository = self.repository;
         let whole = &table.chunks[old.chunk as usize];
-        let mut page = old.offset / PAGE as u32;
-        let in_order = |places: Vec<Extent>, moves| places.into_iter().rev().map(move |at| (at, moves));
-        let mut open: Vec<(Extent, usize)> = in_order(moved.forward(old)?, 0).collect();
-        while let Some((at, moves)) = open.pop() {
+        let mut open = numbered(moved.forward(old)?, old.offset / PAGE as u32, 0);
+        while let Some((at, page, moves)) = open.pop() {
             let found = match self.found(at).await {
                 Err(absent) if moves < MOVES_MAX => {
-                    let moved_on = repository.moved_or(at.pack, absent).await?.forward(at)?;
-                    open.extend(in_order(moved_on, moves + 1));
+                    let moved_on = repository.moved_or(at.pack, absent).await?;
+                    let parts = if whole.kind == ChunkKind::Map { vec![at] } else { single_pages(at) };
+                    for (number, part) in parts.into_iter().enumerate() {
+                        match moved_on.forward(part) {
+                            Ok(places) => open.extend(numbered(places, page + number as u32, moves + 1)),
+                            Err(RepositoryError::Missing { .. }) => {}
+                            Err(error) => return Err(error),
+                        }
+                    }
                     continue;
                 }
                 other => other?,
             };
             let first = at.offset as usize / PAGE;
-            let mut pages = first..first + at.length.div_ceil(PAGE as u64) as usize;
             let is_same = match whole.kind {
                 ChunkKind::Map => found.digest == whole.digest,
-                ChunkKind::Data => pages.all(|number| {
-                    page += 1;
-                    found.pages.get(number).copied() == table.page(old.chunk, page - 1)
+                ChunkKind::Data => (0..at.length.div_ceil(PAGE as u64) as u32).all(|number| {
+                    let digest = table.page(old.chunk, page + number);
+                    digest.is_some() && found.pages.get(first + number as usize).copied() == digest
                 }),
             };
             if !is_same {
@@ -95,4 +100,25 @@ impl<'r> Arrival<'r> {
         }
         Ok(self.chunks.get(&key).expect("it was put there"))
     }
+}
+
+/// Places that follow each other, each with the number of its first page in the old chunk, and after how many moves.
+fn numbered(places: Vec<Extent>, mut page: u32, moves: usize) -> Vec<(Extent, u32, usize)> {
+    let number = |at: Extent| {
+        let first = page;
+        page += at.length.div_ceil(PAGE as u64) as u32;
+        (at, first, moves)
+    };
+    places.into_iter().map(number).collect()
+}
+
+/// The pages of an extent, one by one.
+fn single_pages(at: Extent) -> Vec<Extent> {
+    let pages = (0..at.length).step_by(PAGE);
+    let page = |from: u64| Extent {
+        offset: at.offset + from as u32,
+        length: (at.length - from).min(PAGE as u64),
+        ..at
+    };
+    pages.map(page).collect()
 }

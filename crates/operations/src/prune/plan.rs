@@ -3,19 +3,18 @@
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use repository::mark::Mark;
 use repository::{PackId, Repository, RepositoryError, layout};
 use serde::Serialize;
 use storage::ObjectName;
 
 use super::live::key;
+use super::marked::{Marked, MarkedPacks, is_void};
 use super::roots::Roots;
 use super::usage::{Usage, Wanted};
 use super::{PruneError, PruneRequest};
 
-/// An operation whose claim is younger than a mark by less than this may have read what was there before the mark.
-const CLAIM_SLACK: SignedDuration = SignedDuration::from_hours(1);
 /// Packs whose tables are looked into in one run, those first of which the least is named.
 const TABLES: usize = 4096;
 /// A pack of which a backup names so many bytes for each stored one is not looked into: it compresses well, and little
@@ -118,50 +117,6 @@ pub async fn plan(repository: &Arc<Repository>, request: &PruneRequest) -> Resul
     look.choose(repository, request).await?;
     look.locks(repository, now.unwrap_or_else(Timestamp::now)).await?;
     Ok(look.finish(&roots, marks))
-}
-
-/// Where a pack stands that was marked.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Marked {
-    Waits,
-    Ripe,
-}
-
-/// The packs that were marked, by what for: one that was moved and is dead since needs a mark of its own, because what is at
-/// work may have read where it went. One that several marks name is ripe when one of them is.
-#[derive(Default)]
-pub(super) struct MarkedPacks {
-    pub(super) dead: HashMap<PackId, Marked>,
-    pub(super) moved: HashMap<PackId, Marked>,
-}
-
-impl MarkedPacks {
-    pub(super) fn of(
-        marks: &[Mark],
-        roots: &Roots,
-        grace: SignedDuration,
-        now: Option<Timestamp>,
-    ) -> MarkedPacks {
-        let mut marked = MarkedPacks::default();
-        for mark in marks.iter().filter(|mark| !is_void(mark, roots)) {
-            let state = state(mark, roots, grace, now);
-            let add = |packs: &mut HashMap<PackId, Marked>, id| {
-                let known = packs.entry(id).or_insert(state);
-                if state == Marked::Ripe {
-                    *known = state;
-                }
-            };
-            mark.note.dead().for_each(|id| add(&mut marked.dead, id));
-            mark.note.moved().for_each(|id| add(&mut marked.moved, id));
-        }
-        marked
-    }
-}
-
-/// Whether something that was dead is named again. When that goes, what is at work may have read it, long after the mark: all
-/// of it is marked anew.
-fn is_void(mark: &Mark, roots: &Roots) -> bool {
-    mark.note.dead().any(|id| roots.live.contains(id))
 }
 
 struct Look<'l> {
@@ -355,24 +310,4 @@ pub(super) async fn locks(
         locks.iter_mut().zip(records).for_each(|(lock, record)| *lock = (*lock).max(record));
     }
     Ok(locks)
-}
-
-/// Whether what a mark names may go, as far as time and operations at work tell.
-fn state(mark: &Mark, roots: &Roots, grace: SignedDuration, now: Option<Timestamp>) -> Marked {
-    let (Some(made), Some(now)) = (mark.made, now) else { return Marked::Waits };
-    let old_enough = now.duration_since(made) >= grace;
-    if storage::planted::has("prune.no-grace") || old_enough && storage::planted::has("prune.claims-ignored")
-    {
-        return Marked::Ripe;
-    }
-    let holds = |claimed: Option<Timestamp>| {
-        claimed.is_none_or(|claimed| claimed.duration_since(made) <= CLAIM_SLACK)
-    };
-    // A backup that came after the mark, named again what was dead, and was expired since: whatever is at work may have read it.
-    let came_and_went = |(backup, noted): &(String, Option<Timestamp>)| {
-        noted.is_none_or(|noted| noted >= made) && !mark.note.backups.contains(backup)
-    };
-    let is_held = roots.at_work.iter().any(|claim| holds(claim.made))
-        || !roots.at_work.is_empty() && roots.expired.iter().any(came_and_went);
-    if old_enough && !is_held { Marked::Ripe } else { Marked::Waits }
 }

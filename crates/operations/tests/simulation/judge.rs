@@ -65,7 +65,7 @@ struct Judge<'j> {
 impl Judge<'_> {
     async fn look(&self) -> Vec<String> {
         let mut broken = Vec::new();
-        let (mut named, mut newest, mut places) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        let (mut named, mut claimed, mut places) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for cluster in &self.world.clusters {
             let manifests = self.backups(cluster, &mut broken).await;
             self.chain(cluster, &mut broken).await;
@@ -74,11 +74,10 @@ impl Judge<'_> {
                 places.extend(places_of(self.repository, manifest).await);
             }
             named.extend(manifests.iter().flat_map(|one| one.packs.iter().map(|pack| pack.id().unwrap())));
-            let ids = manifests.iter().map(|manifest| &manifest.id);
-            newest.extend(ids.max().map(|id| layout::claim(cluster, id)));
+            claimed.extend(manifests.iter().map(|manifest| layout::claim(cluster, &manifest.id)));
         }
         let needed = self.needed(places).await;
-        self.remains(named, &needed, &newest, &mut broken).await;
+        self.remains(named, &needed, &claimed, &mut broken).await;
         broken
     }
 
@@ -160,12 +159,12 @@ impl Judge<'_> {
         needed
     }
 
-    /// Nothing is left that nobody names: no pack, no record of a move, no mark, no attempt, no claim but the newest backup's.
+    /// Nothing is left that nobody names: no pack, no record of a move, no mark, no attempt, no claim but of a backup that is there.
     async fn remains(
         &self,
         mut named: BTreeSet<PackId>,
         needed: &BTreeSet<PackId>,
-        newest: &BTreeSet<storage::ObjectName>,
+        claimed: &BTreeSet<storage::ObjectName>,
         broken: &mut Vec<String>,
     ) {
         let moved: BTreeSet<PackId> = self.repository.moved_ids().await.unwrap().into_iter().collect();
@@ -187,7 +186,7 @@ impl Judge<'_> {
             let is_left = pack.is_some_and(is_idle)
                 || below(layout::MARKS) && needed.is_empty()
                 || partials.into_iter().any(|prefix| below(&prefix))
-                || claims.into_iter().any(|prefix| below(&prefix)) && !newest.contains(&name);
+                || claims.into_iter().any(|prefix| below(&prefix)) && !claimed.contains(&name);
             if is_left {
                 broken.push(format!("{name} is left over"));
             }
