@@ -69,8 +69,8 @@ fn everything_comes_back_on_18() {
 
 /// Rows and sequences are the same; definitions are written by each major in its own way.
 #[test]
-fn a_backup_goes_into_a_newer_server_and_into_an_older_one() {
-    for (from, to, more) in [(15, 18, &[][..]), (18, 15, &zoo::INTO_OLDER)] {
+fn a_backup_goes_into_a_newer_server() {
+    for (from, to, more) in [(15, 18, &[][..])] {
         let Some(scene) = zoo::scene(from) else { return };
         let other = Scene::of(to).unwrap();
         let source = zoo::server(&scene);

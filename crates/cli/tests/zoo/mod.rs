@@ -13,8 +13,6 @@ use super::scene::{Said, Scene, said};
 pub const ZOO: &str = include_str!("zoo.sql");
 /// For 18 and later.
 pub const SINCE_18: &str = include_str!("since_18.sql");
-/// Rights that an older server does not know are left out, and nothing else.
-pub const INTO_OLDER: [&str; 1] = ["--no-privileges"];
 
 /// A scene whose program finds the client programs of that major.
 pub fn scene(major: u16) -> Option<Scene> {
