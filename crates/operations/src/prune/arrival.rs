@@ -74,19 +74,41 @@ impl<'r> Arrival<'r> {
                 other => other?,
             };
             let first = at.offset as usize / PAGE;
-            let is_same = match whole.kind {
-                ChunkKind::Map => found.digest == whole.digest,
-                ChunkKind::Data => (0..at.length.div_ceil(PAGE as u64) as u32).all(|number| {
-                    let digest = table.page(old.chunk, page + number);
-                    digest.is_some() && found.pages.get(first + number as usize).copied() == digest
-                }),
+            let same = |number: u64, found: Option<PageDigest>| {
+                found.is_some() && found == table.page(old.chunk, page + number as u32)
             };
+            let (pages, short) = (at.length / PAGE as u64, at.length % PAGE as u64);
+            let mut is_same = match whole.kind {
+                ChunkKind::Map => found.digest == whole.digest,
+                ChunkKind::Data => {
+                    (0..pages).all(|number| same(number, found.pages.get(first + number as usize).copied()))
+                }
+            };
+            // The last page of a chunk may be short, and was filled up with zeros where it went.
+            if is_same && short > 0 && whole.kind == ChunkKind::Data {
+                is_same = same(pages, self.short_page(at, first + pages as usize, short as usize).await?);
+            }
             if !is_same {
                 let what = format!("chunk {} at {} as it was before it was moved there", at.chunk, at.offset);
                 return Err(RepositoryError::Missing { pack: at.pack, what });
             }
         }
         Ok(())
+    }
+
+    /// The digest of a page's first bytes; `None` if the chunk has no such page.
+    async fn short_page(
+        &self,
+        at: Extent,
+        page: usize,
+        length: usize,
+    ) -> Result<Option<PageDigest>, RepositoryError> {
+        let plain = self.repository.read_chunk(at.pack, at.chunk).await?;
+        let mut digest = None;
+        if let Some(bytes) = plain.get(page * PAGE..page * PAGE + length) {
+            self.repository.digester().chunk(bytes, |page| digest = Some(page));
+        }
+        Ok(digest)
     }
 
     /// What a chunk holds, by its own bytes.

@@ -119,16 +119,18 @@ impl Scene {
         self.server.connect().unwrap().run_script(script).unwrap();
     }
 
-    /// Carries what `cp` archived into the repository, once.
+    /// Carries what `cp` archived into the repository, once; in order, as an archiver does, so that there is no hole wherever it
+    /// is interrupted.
     pub async fn carry(&self) {
-        for entry in std::fs::read_dir(self.folder.path().join("wal")).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let folder = self.folder.path().join("wal");
+        // Whatever came before the last of a first look is in a second one.
+        let Some(last) = names_in(&folder).pop() else { return };
+        for name in names_in(&folder).into_iter().take_while(|name| *name <= last) {
             let Ok(file) = name.parse::<FileName>() else { continue };
             if self.carried.lock().unwrap().contains(&name) {
                 continue;
             }
-            let content = std::fs::read(&path).unwrap();
+            let content = std::fs::read(folder.join(&name)).unwrap();
             let span = match &file {
                 FileName::Segment(segment) => {
                     let size = SegmentSize::new(content.len() as u32).unwrap();
@@ -240,6 +242,15 @@ impl Scene {
         let restore = plan(self.repository.clone(), request).await.unwrap();
         execute(restore, Arc::new(Silent)).await.unwrap();
     }
+}
+
+/// The names in a folder, in order.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 /// A new folder in memory where that is possible, open to the user that servers run as.

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use operations::monitor::Silent;
 use operations::prune::{self, PruneReport, PruneRequest};
+use repository::content::Extent;
 use repository::manifest::Manifest;
 use repository::{ClusterName, PackId, Repository, layout};
 use tokio::time::sleep;
 
+use crate::backup::{entries_of, extents};
 use crate::care::allow_pruning;
 use crate::host::{DAY, segment_name};
 use crate::link::Link;
@@ -63,15 +65,19 @@ struct Judge<'j> {
 impl Judge<'_> {
     async fn look(&self) -> Vec<String> {
         let mut broken = Vec::new();
-        let (mut named, mut claimed) = (BTreeSet::new(), BTreeSet::new());
+        let (mut named, mut claimed, mut places) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for cluster in &self.world.clusters {
             let manifests = self.backups(cluster, &mut broken).await;
             self.chain(cluster, &mut broken).await;
             self.wal(cluster, &manifests, &mut broken).await;
+            for manifest in &manifests {
+                places.extend(places_of(self.repository, manifest).await);
+            }
             named.extend(manifests.iter().flat_map(|one| one.packs.iter().map(|pack| pack.id().unwrap())));
             claimed.extend(manifests.iter().map(|manifest| layout::claim(cluster, &manifest.id)));
         }
-        self.remains(named, &claimed, &mut broken).await;
+        let needed = self.needed(places).await;
+        self.remains(named, &needed, &claimed, &mut broken).await;
         broken
     }
 
@@ -140,10 +146,24 @@ impl Judge<'_> {
         }
     }
 
-    /// Nothing is left that nobody names: no pack, no record of a move, no attempt, no claim but of a backup that is there.
+    /// Packs that were moved without a page that is named: it was dead then, and a backup at work named it again.
+    async fn needed(&self, places: Vec<Extent>) -> BTreeSet<PackId> {
+        let (mut needed, mut open) = (BTreeSet::new(), places);
+        while let Some(place) = open.pop() {
+            let Some(moved) = self.repository.moved(place.pack).await.unwrap() else { continue };
+            match moved.forward(place) {
+                Ok(forwarded) => open.extend(forwarded),
+                Err(_) => drop(needed.insert(place.pack)),
+            }
+        }
+        needed
+    }
+
+    /// Nothing is left that nobody names: no pack, no record of a move, no mark, no attempt, no claim but of a backup that is there.
     async fn remains(
         &self,
         mut named: BTreeSet<PackId>,
+        needed: &BTreeSet<PackId>,
         claimed: &BTreeSet<storage::ObjectName>,
         broken: &mut Vec<String>,
     ) {
@@ -162,7 +182,9 @@ impl Judge<'_> {
             let partials = self.world.clusters.iter().map(layout::partials);
             let below = |prefix: &str| name.as_str().starts_with(prefix);
             let pack = layout::parse_pack(name.as_str());
-            let is_left = pack.is_some_and(|id| !named.contains(&id))
+            let is_idle = |id| !named.contains(&id) || moved.contains(&id) && !needed.contains(&id);
+            let is_left = pack.is_some_and(is_idle)
+                || below(layout::MARKS) && needed.is_empty()
                 || partials.into_iter().any(|prefix| below(&prefix))
                 || claims.into_iter().any(|prefix| below(&prefix)) && !claimed.contains(&name);
             if is_left {
@@ -170,4 +192,13 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+/// Everything that a manifest and its list name.
+async fn places_of(repository: &Repository, manifest: &Manifest) -> Vec<Extent> {
+    let mut places: Vec<Extent> = manifest.pages.iter().map(|page| page.extent().unwrap()).collect();
+    for entry in entries_of(repository, manifest).await.unwrap_or_default() {
+        places.extend(extents(&entry));
+    }
+    places
 }
