@@ -96,12 +96,9 @@ impl Taking<'_> {
         monitor.event(Event::Phase("check"));
         self.check(&manifest).await?;
         failpoint::reach("logical.list-stored");
-        if !self.repository.has_claim(&self.request.cluster, &self.plan.id).await? {
-            return Err(LogicalError::Overtaken);
-        }
         // Last on purpose: until the manifest exists there is no backup.
         let predecessor = self.plan.predecessor.as_ref();
-        let manifest = self.repository.publish(&self.request.cluster, manifest, predecessor).await?;
+        let manifest = self.repository.publish_claimed(&self.request.cluster, manifest, predecessor).await?;
         failpoint::reach("logical.published");
         Ok(manifest)
     }
