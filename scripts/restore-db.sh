@@ -123,7 +123,8 @@ if [ "$kind" = file ]; then
         export PGPASSWORD
     fi
     url="${DATABASE_URL%%://*}://${user:+$user@}$authority${name:+/$name}${query:+?$query}"
-    script | env -u DATABASE_URL "$psql" -X -q -v ON_ERROR_STOP=1 -d "$url" -f - >/dev/null
+    script | env -u DATABASE_URL "$psql" -X -q -v ON_ERROR_STOP=1 -d "$url" -f - >/dev/null ||
+        fail "psql could not restore $backup"
 else
     if [ -n "${AWS_S3_BUCKET:-}" ]; then
         export PGKEEP_REPOSITORY="${PGKEEP_REPOSITORY:-s3://$AWS_S3_BUCKET/backups}"

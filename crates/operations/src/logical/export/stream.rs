@@ -14,6 +14,7 @@ use crate::logical::LogicalError;
 use crate::logical::reader::FileReader;
 use crate::logical::restore::find;
 use crate::logical::rows::{RowSum, Tally, compare, row_key};
+use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 
 /// An archive whose every byte has its place.
@@ -87,6 +88,7 @@ impl<'p> Stream<'p> {
             compare(table, &sum)?;
             report.tables += 1;
             report.rows += sum.rows;
+            failpoint::reach("export.table");
         }
         out.flush().map_err(taken_error)
     }
