@@ -71,6 +71,45 @@ fn what_is_stored_is_about_what_changed_and_every_backup_restores() {
     scene.ok(&["verify"]);
 }
 
+/// Few rows on many pages: three ranges are read by three sessions, and which of them had changes is seen in what is stored.
+#[test]
+fn a_table_of_many_ranges_is_read_by_several_sessions() {
+    let Some(scene) = zoo::scene(15) else { return };
+    let server = zoo::server(&scene);
+    create(&server, "app");
+    let script = "create table big (id int primary key, x text) with (fillfactor = 10); \
+        insert into big select g, repeat(md5(g::text), 24) from generate_series(1, 17000) g; vacuum big";
+    run_each(&server, script);
+    let ranges = "select (pg_relation_size('big') / 8192 + 8191) / 8192";
+    assert_eq!(ask(&server, "app", ranges), "3");
+    let first = backup(&scene, &server, "app", &["--set", "workers=3"]);
+    let sum = ask(&server, "app", SUM);
+    run_each(&server, "update big set x = reverse(x) where id = 16900");
+    let second = backup(&scene, &server, "app", &["--set", "workers=3"]);
+    assert!(new(&second) * 50 < second["bytes"].as_u64().unwrap(), "{second}");
+    assert_restores(&scene, &server, first["id"].as_str().unwrap(), &sum, &["--set", "workers=3"]);
+    let sum = ask(&server, "app", SUM);
+    assert_restores(&scene, &server, second["id"].as_str().unwrap(), &sum, &[]);
+}
+
+#[test]
+fn a_backup_that_has_much_less_is_told_and_takes_no_others_place() {
+    let Some(scene) = zoo::scene(15) else { return };
+    let server = zoo::server(&scene);
+    create(&server, "app");
+    let script = "create table t (x text); insert into t select repeat(md5(g::text), 9) from generate_series(1, 4000) g";
+    run_each(&server, script);
+    let take = || scene.json(&["backup", "--mode", "logical", "--database-url", &zoo::url(&server, "app")]);
+    assert_eq!(take()["warnings"], serde_json::json!([]));
+    run_each(&server, "truncate t");
+    assert!(take()["warnings"][0].as_str().unwrap().contains("does not take the place"));
+    run_each(&server, "drop table t");
+    assert!(take()["warnings"].to_string().contains("no tables with rows"));
+    scene.ok(&["expire", "--set", "retention.keep=1", "--set", "retention.keep_at_least=1"]);
+    let kept = scene.json(&["list"])["backups"].as_array().unwrap().len();
+    assert_eq!(kept, 3, "the whole one stays, and those after it");
+}
+
 #[test]
 fn logical_backups_are_kept_in_order_and_copied_like_others() {
     let Some(scene) = zoo::scene(15) else { return };

@@ -106,7 +106,9 @@ mod tests {
     fn a_repository_that_failed_rests_for_a_while_and_no_clock_makes_that_longer() {
         let folder = tempfile::tempdir().unwrap();
         let cluster = ClusterName::new("main").unwrap();
-        let note = |place: &str| FailureNote::new(Some(folder.path()), About::Wal, &cluster, "away", place.to_owned());
+        let note = |place: &str| {
+            FailureNote::new(Some(folder.path()), About::Wal, &cluster, "away", place.to_owned())
+        };
         let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
         assert!(!note("/a").rests(at(0)));
         note("/a").failed(at(0), "timeout".to_owned());

@@ -95,7 +95,10 @@ pub async fn run(session: &Session) -> Outcome<u8> {
 /// What the last backup from this host failed with, unless another host has made one since.
 fn failed_backup(settings: &Settings, status: &Status) -> Option<NotedFailure> {
     let ended = status.newest_backup.as_ref().and_then(|newest| newest.ended);
-    settings.failure_note(About::Backup).read().filter(|failed| ended.is_none_or(|ended| ended < failed.tried))
+    settings
+        .failure_note(About::Backup)
+        .read()
+        .filter(|failed| ended.is_none_or(|ended| ended < failed.tried))
 }
 
 async fn first(settings: &Settings) -> Outcome<(Arc<Repository>, Status)> {

@@ -10,11 +10,11 @@ use tokio::runtime::Handle;
 use super::archive::{Archive, Numbers, Place};
 use super::blocks::{self, Block, RowsBlock};
 use super::{ExportPlan, ExportReport};
+use crate::failpoint;
 use crate::logical::LogicalError;
 use crate::logical::reader::FileReader;
 use crate::logical::restore::find;
 use crate::logical::rows::{RowSum, Tally, compare, row_key};
-use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 
 /// An archive whose every byte has its place.
