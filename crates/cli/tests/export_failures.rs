@@ -96,7 +96,7 @@ fn an_export_for_which_there_is_no_room_leaves_nothing_behind() {
         limited.args(["-c", &script]).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
         limited.envs(scene.variables.iter().cloned()).current_dir(scene.path(""));
         let failed = said(scene.as_user(&mut limited));
-        failed.refused(1, &["write the export", "File too large"]);
+        failed.refused(1, &["write the", "File too large"]);
         assert_eq!(named(&scene, "x."), Vec::<String>::new(), "{arguments}");
     }
     scene.ok(&["export", "--output", "x.sql"]);

@@ -104,6 +104,8 @@ fn a_swap_ends_sessions_that_come_back_at_once_and_keeps_what_belongs_to_the_dat
     let Some(scene) = zoo::scene(15) else { return };
     let server = zoo::server(&scene);
     fill(&server, "app", 15);
+    // With one in it the server would not drop the old database.
+    run(&server, "app", "drop subscription reading");
     run(
         &server,
         "postgres",

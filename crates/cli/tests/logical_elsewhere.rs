@@ -237,7 +237,7 @@ fn collations_of_icu_come_back() {
     restore(&scene, &server, "swapped", &["--swap", "--drop-old"]);
     let order = "select string_agg(c, ',' order by c) || (select count(*) from t where a = 'GRÖSSE' or a = 'GRÖßE') from t";
     let of_database =
-        "select datlocprovider || daticulocale from pg_database where datname = current_database()";
+        "select datlocprovider::text || daticulocale from pg_database where datname = current_database()";
     for back in ["back", "swapped"] {
         assert_same(&source, &dump(&server, back, &[]), back);
         assert_eq!(ask(&server, back, order), ask(&server, "app", order), "{back}");
