@@ -217,6 +217,12 @@ fn parts_of_a_database_come_back_by_themselves() {
     restore(&scene, &server, "part", &["--schema", "odd / names.%"]);
     let only = ["--schema", "\"odd / names.%\""];
     assert_same(&dump(&server, "zoo", &only), &dump(&server, "part", &only), "one schema");
+    backup(&scene, &server, "zoo", &["--cluster", "odd", "--schema", "odd *.%"]);
+    create(&server, "odd");
+    restore(&scene, &server, "odd", &["--cluster", "odd"]);
+    assert_same(&dump(&server, "zoo", &only), &dump(&server, "odd", &only), "a backup of one schema");
+    let more = "select count(*)::text || (select count(*) from pg_largeobject_metadata) from pg_namespace where nspname = 'zoo'";
+    assert_eq!(ask(&server, "odd", more), "00");
     try_restore(&scene, &server, "part", &["--schema", "nowhere"]).refused(2, &["no schema nowhere"]);
 }
 

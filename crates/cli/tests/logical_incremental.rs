@@ -167,6 +167,8 @@ fn c01_a_logical_backup_that_was_killed_anywhere_is_followed_by_a_whole_one() {
         run(&server, "app", &format!("insert into zoo.no_rows values ({number}, 'b')"));
         scene.killed_at(point, &["backup", "--mode", "logical", "--database-url", &address]);
         there += usize::from(point == "logical.published");
+        let told = scene.run(&["status"]);
+        assert_eq!(told.all().contains("is at work, or failed"), point != "logical.published", "{point}");
         backup(&scene, &server, "app", &[]);
         there += 1;
         assert_eq!(backups(&scene), there, "{point}: a killed backup counts only when published");
