@@ -17,11 +17,11 @@ stop_servers() {
 work_in_memory() {
     local shared=/dev/shm needed_kib room available
     [ -z "${TMPDIR:-}" ] || return 0
-    # What the tests of one thread hold at most, and as much again for everything else.
-    needed_kib=$(($(nproc) * NEEDED_GIB << 20))
+    # Tests of one thread were seen to hold half a GiB; servers and the build want memory, too.
+    needed_kib=$(($(nproc) * 2 << 20))
     room=$(df --output=avail -k "$shared" 2>/dev/null | tail -n 1 || true)
     available=$(sed -n 's/^MemAvailable: *\([0-9]*\) kB$/\1/p' /proc/meminfo)
-    [ "${room:-0}" -ge "$needed_kib" ] && [ "${available:-0}" -ge $((needed_kib * 2)) ] || return 0
+    [ "${room:-0}" -ge "$needed_kib" ] && [ "${available:-0}" -ge $((needed_kib * 3 / 2)) ] || return 0
     memory_folder=$(mktemp -d "$shared/pgkeep-test.XXXXXX")
     # Servers run as another user, and from some such places nobody may run a program.
     chmod 1777 "$memory_folder"
