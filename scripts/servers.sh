@@ -22,7 +22,7 @@ work_in_memory() {
     room=$(df --output=avail -k "$shared" 2>/dev/null | tail -n 1 || true)
     available=$(sed -n 's/^MemAvailable: *\([0-9]*\) kB$/\1/p' /proc/meminfo)
     [ "${room:-0}" -ge "$needed_kib" ] && [ "${available:-0}" -ge $((needed_kib * 3 / 2)) ] || return 0
-    memory_folder=$(mktemp -d "$shared/pgkeep-test.XXXXXX")
+    memory_folder=$(mktemp -d "$shared/pgkeep.XXXX")
     # Servers run as another user, and from some such places nobody may run a program.
     chmod 1777 "$memory_folder"
     cp /bin/true "$memory_folder/"
