@@ -172,6 +172,7 @@ pub const KEYS: &[Key] = &[
     key("max_lag", "PGKEEP_MAX_LAG", Form::Duration).default("1s"),
     key("slot_limit", "PGKEEP_SLOT_LIMIT", Form::Size).default("10GiB"),
     key("logical.databases", "PGKEEP_LOGICAL_DATABASES", Form::Text),
+    key("logical.schemas", "PGKEEP_LOGICAL_SCHEMAS", Form::Text),
     key("logical.exclude_schemas", "PGKEEP_LOGICAL_EXCLUDE_SCHEMAS", Form::Text),
     key("logical.exclude_tables", "PGKEEP_LOGICAL_EXCLUDE_TABLES", Form::Text),
     key("logical.exclude_rows", "PGKEEP_LOGICAL_EXCLUDE_ROWS", Form::Text),

@@ -26,6 +26,7 @@ use crate::backup::{BackupReport, LOCAL_LIMIT};
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 use crate::owner::holder;
+use crate::retention::SMALL_PART;
 
 /// Memory for packs, for each worker, as of a physical backup.
 const PACK_MEMORY: usize = 28 << 20;
@@ -93,6 +94,7 @@ impl Taking<'_> {
         failpoint::reach("logical.captured");
         let finished = tokio::task::block_in_place(|| shared.finish())?;
         self.fill(&mut manifest, finished, &shared)?;
+        self.compare_size(&mut manifest, monitor);
         monitor.event(Event::Phase("check"));
         self.check(&manifest).await?;
         failpoint::reach("logical.list-stored");
@@ -114,6 +116,19 @@ impl Taking<'_> {
         manifest.pages = finished.pages;
         manifest.totals = Some(finished.totals);
         Ok(())
+    }
+
+    /// Tells of a backup that has much less than the one before it: `expire` lets it take no other's place.
+    fn compare_size(&self, manifest: &mut Manifest, monitor: &dyn Monitor) {
+        let before = self.plan.predecessor.as_ref().map_or(0, |before| before.manifest.totals().bytes);
+        let now = manifest.totals().bytes;
+        if now < before / SMALL_PART {
+            let warning = format!(
+                "it has {now} bytes, the backup before it {before}: is everything there? It does not take the place of older ones"
+            );
+            monitor.event(Event::Warning(warning.clone()));
+            manifest.warnings.push(warning);
+        }
     }
 
     fn begin(&self) -> Manifest {
