@@ -197,6 +197,16 @@ pub fn proof(cluster: &ClusterName, id: &str) -> ObjectName {
     object(format!("{CLUSTERS}{cluster}/proofs/{id}"))
 }
 
+/// The prefix of what ran on a cluster.
+pub fn runs(cluster: &ClusterName) -> String {
+    format!("{CLUSTERS}{cluster}/runs/")
+}
+
+/// One run of a job; ids are its kind, a `-`, and the UTC time at which it began, so those of one kind sort by time.
+pub fn run(cluster: &ClusterName, id: &str) -> ObjectName {
+    object(format!("{CLUSTERS}{cluster}/runs/{id}"))
+}
+
 /// Where the live pages of a pack went.
 pub fn moved(id: PackId) -> ObjectName {
     object(format!("{MOVED}{id}"))
