@@ -96,6 +96,11 @@ pub fn description() -> ObjectName {
     object("repository".into())
 }
 
+/// A name that was written down, in a proof or a mark; `None` if no object can have it.
+pub fn written(name: &str) -> Option<ObjectName> {
+    ObjectName::new(name).ok()
+}
+
 /// A pack. Two hexadecimal digits of its id make 256 folders, so that no directory grows too large.
 pub fn pack(id: PackId) -> ObjectName {
     let id = id.to_string();
