@@ -17,6 +17,8 @@ const RESULT_MAX: usize = 4 << 20;
 const MESSAGES_MAX: usize = 64 << 10;
 /// How long a job that was asked to end may take for it.
 const ENDING: Duration = Duration::from_secs(20);
+/// How the failure begins that a command ends with.
+const FAILURE: &[u8] = b"{\"error\":";
 /// The exit code of a job that was ended by a signal, or could not be started.
 pub const KILLED: u8 = 1;
 
@@ -107,63 +109,81 @@ async fn beginning_of(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<
     Ok(kept)
 }
 
-/// The end of a stream; all of it is passed on to our own standard error, where logs are read.
+/// The end of a stream. It is passed on line by line to our own standard error, where logs are read, but for the failure that a
+/// command ends with: whoever waits for the job tells that in his own way.
 async fn end_of(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
-    let (mut kept, mut piece) = (Vec::new(), vec![0; 8 << 10]);
+    let (mut kept, mut piece, mut passed) = (Vec::new(), vec![0; 8 << 10], 0);
     let Some(mut stream) = stream else { return Ok(kept) };
     loop {
         let length = stream.read(&mut piece).await?;
+        kept.extend_from_slice(&piece[..length]);
+        let whole = kept.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let until = if length == 0 || kept.len() > MESSAGES_MAX { kept.len() } else { whole.max(passed) };
+        for line in kept[passed..until].split_inclusive(|byte| *byte == b'\n') {
+            if !line.starts_with(FAILURE) {
+                // Nobody may read them.
+                let _ = io::stderr().write_all(line);
+            }
+        }
         if length == 0 {
             return Ok(kept);
         }
-        // Nobody may read them.
-        let _ = io::stderr().write_all(&piece[..length]);
-        kept.extend_from_slice(&piece[..length]);
-        kept.drain(..kept.len().saturating_sub(MESSAGES_MAX));
+        let over = kept.len().saturating_sub(MESSAGES_MAX);
+        kept.drain(..over);
+        passed = until - over;
     }
 }
 
 /// What the failure says that a command ends with: a JSON object on the last line.
 fn reason(messages: &[u8], code: u8) -> String {
     let text = String::from_utf8_lossy(messages);
-    let error = text.lines().rev().find_map(|line| {
-        let value: Value = serde_json::from_str(line).ok()?;
-        value.get("error").cloned()
-    });
-    let Some(error) = error else {
+    let failure = text.lines().rev().find(|line| line.as_bytes().starts_with(FAILURE));
+    let failure: Option<Value> = failure.and_then(|line| serde_json::from_str(line).ok());
+    let Some(Value::Object(error)) = failure.map(|mut failure| failure["error"].take()) else {
         let last = text.lines().rev().find(|line| !line.trim().is_empty());
         return last.map_or_else(|| format!("it ended with exit code {code}"), str::to_owned);
     };
-    let said = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
-    let because = error["because"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let parts = [said("what"), said("because")].into_iter().chain(because.map(str::to_owned));
-    let mut why: Vec<String> = parts.filter(|part| !part.is_empty()).collect();
-    why.extend(Some(said("hint")).filter(|hint| !hint.is_empty()).map(|hint| format!("hint: {hint}")));
-    why.join(": ")
+    let said = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
+    let mut why = said("what").to_owned();
+    for because in error.get("because").and_then(Value::as_array).into_iter().flatten() {
+        // A cause may begin with what it caused.
+        let because = because.as_str().unwrap_or_default();
+        let because = because.strip_prefix(&why).unwrap_or(because).trim_start_matches([':', ' ']);
+        if !because.is_empty() {
+            why = format!("{why}: {because}");
+        }
+    }
+    let hint = said("hint");
+    if hint.is_empty() { why } else { format!("{why}\nhint: {hint}") }
 }
 
 /// What a job did, by its result.
 fn summary(job: &str, result: &Value) -> String {
     let number = |path: &str| result.pointer(path).and_then(Value::as_u64).unwrap_or_default();
     let list = |path: &str| result.pointer(path).and_then(Value::as_array).map_or(0, Vec::len);
+    let counted = |count: u64, what: &str| {
+        let plural = if count == 1 { "" } else { "s" };
+        format!("{count} {what}{plural}")
+    };
     match job {
         _ if result.is_null() => String::new(),
         "backup" => {
-            let id = result["id"].as_str().or(result["backup"]["id"].as_str()).unwrap_or_default();
-            format!("backup {id}")
+            let backup = result.get("backup").unwrap_or(result);
+            let id = backup["id"].as_str().unwrap_or_default();
+            let stored = backup["bytes_stored"].as_u64().unwrap_or_default();
+            format!("{id}, {stored} bytes stored")
         }
-        "expire" => format!("{} backups expired", list("/done/backups_expired")),
+        "expire" => format!("{} removed", counted(list("/done/backups_expired") as u64, "backup")),
         "prune" => format!(
-            "{} packs deleted, {} bytes freed, {} marked",
-            number("/report/deleted_packs"),
-            number("/report/deleted_bytes"),
-            number("/report/marked_packs")
+            "{} deleted, {} marked",
+            counted(number("/report/deleted_packs"), "pack"),
+            counted(number("/report/marked_packs"), "pack")
         ),
         "verify" => format!(
-            "{} packs and {} WAL segments proved, {} findings",
-            number("/packs_proved"),
-            number("/segments_proved"),
-            list("/findings")
+            "{} and {} of WAL proved, {}",
+            counted(number("/packs_proved"), "pack"),
+            counted(number("/segments_proved"), "segment"),
+            counted(list("/findings") as u64, "finding")
         ),
         _ => String::new(),
     }
@@ -187,11 +207,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_job_tells_what_it_did_and_why_it_failed() {
-        let good = run(r#"echo '{"id":"20261128T020000Z-full"}'"#).await;
-        assert_eq!((good.code, &*good.did, &*good.why), (0, "backup 20261128T020000Z-full", ""));
-        let error = json!({"error": {"what": "connect", "because": ["refused"], "hint": "start it"}});
+        let good = run(r#"echo '{"backup":{"id":"20261128T020000Z-full","bytes_stored":7}}'"#).await;
+        assert_eq!((good.code, &*good.did, &*good.why), (0, "20261128T020000Z-full, 7 bytes stored", ""));
+        let error =
+            json!({"error": {"what": "connect", "because": ["connect: refused"], "hint": "start it"}});
         let bad = run(&format!("echo warming up >&2; echo '{error}' >&2; exit 4")).await;
-        assert_eq!((bad.code, &*bad.why), (4, "connect: refused: hint: start it"));
+        assert_eq!((bad.code, &*bad.why), (4, "connect: refused\nhint: start it"));
         let killed = run("kill -9 $$").await;
         assert_eq!((killed.code, &*killed.why), (KILLED, "it ended with exit code 1"));
     }

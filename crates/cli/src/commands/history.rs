@@ -10,6 +10,9 @@ use crate::opening;
 use crate::output::{keep_whole, short_moment, span, table, table_text};
 use crate::secret_files::Use;
 
+/// Characters of what is told of a run in the table.
+const WHAT_MAX: usize = 160;
+
 /// Which runs.
 #[derive(Debug, Args)]
 pub struct HistoryArguments {
@@ -50,8 +53,10 @@ fn text(runs: &[Run]) -> String {
     let mut shown = table(&["BEGAN (UTC)", "JOB", "TIME", "", "WHAT"]);
     for run in runs {
         let (how, what) = if run.code == 0 { ("done", &run.did) } else { ("FAILED", &run.why) };
+        // The hint, and everything else, is in the JSON.
+        let what: String = what.lines().next().unwrap_or_default().chars().take(WHAT_MAX).collect();
         let time = span(seconds(run));
-        shown.add_row([short_moment(run.began), run.job.clone(), time, how.to_owned(), what.clone()]);
+        shown.add_row([short_moment(run.began), run.job.clone(), time, how.to_owned(), what]);
     }
     for column in 0..4 {
         keep_whole(&mut shown, column);

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::Session;
 use crate::failure::{Failure, Outcome};
 use crate::opening;
-use crate::output::{keep_whole, print, span, table, table_text};
+use crate::output::{print, span};
 use crate::secret_files::Use;
 use crate::settings::Settings;
 
@@ -94,32 +94,18 @@ pub async fn run(session: &Session, arguments: &RunArguments) -> Outcome<u8> {
     };
     let outcomes = rounds.run(&jobs, None, &told).await;
     let code = outcomes.iter().map(|outcome| outcome.code).find(|code| *code != 0).unwrap_or(0);
-    session.output.show(&json!({"jobs": outcomes, "code": code}), || summary(&outcomes))?;
+    session.output.show(&json!({"jobs": outcomes, "code": code}), String::new)?;
     Ok(code)
 }
 
 /// What is told of a job when it ended.
 pub fn line(outcome: &JobOutcome) -> String {
-    let how = word(outcome.result);
+    let how = match outcome.result {
+        JobResult::Done => format!("done in {}", span(outcome.seconds)),
+        JobResult::Failed => format!("FAILED after {}", span(outcome.seconds)),
+        JobResult::Elsewhere => "left to another".to_owned(),
+        JobResult::Skipped => "skipped".to_owned(),
+    };
     let message = if outcome.message.is_empty() { String::new() } else { format!(": {}", outcome.message) };
     format!("{} {how}{message}", outcome.job)
-}
-
-fn word(result: JobResult) -> &'static str {
-    match result {
-        JobResult::Done => "done",
-        JobResult::Failed => "FAILED",
-        JobResult::Elsewhere => "not here",
-        JobResult::Skipped => "skipped",
-    }
-}
-
-fn summary(outcomes: &[JobOutcome]) -> String {
-    let mut shown = table(&["JOB", "RESULT", "TIME"]);
-    for outcome in outcomes {
-        let time = span(outcome.seconds);
-        shown.add_row([outcome.job.to_owned(), word(outcome.result).to_owned(), time]);
-    }
-    keep_whole(&mut shown, 0);
-    format!("\n{}", table_text(&shown))
 }
