@@ -83,7 +83,7 @@ pub(super) async fn small_objects(
 /// The rooms of the repository and of a cluster; what is in packs and WAL was seen by name.
 const ROOMS: [&str; 6] =
     [layout::PACKS, layout::KEYS, layout::CLUSTERS, layout::MOVED, layout::MARKS, layout::LEASES];
-const CLUSTER_ROOMS: [fn(&ClusterName) -> String; 8] = [
+const CLUSTER_ROOMS: [fn(&ClusterName) -> String; 9] = [
     layout::backups,
     layout::partials,
     layout::wal,
@@ -92,6 +92,7 @@ const CLUSTER_ROOMS: [fn(&ClusterName) -> String; 8] = [
     layout::pins,
     layout::claims,
     layout::proofs,
+    layout::runs,
 ];
 
 /// Objects of no known name. They harm nothing; somebody put them there.

@@ -3,7 +3,6 @@
 use repository::moved::StoredPack;
 use repository::proof::{Damage, Proofs};
 use repository::{ClusterName, PackId, Repository, RepositoryError, layout};
-use storage::ObjectName;
 
 use crate::findings::Finding;
 
@@ -40,10 +39,10 @@ pub(crate) async fn standing_damage<'p>(
 ) -> Result<Vec<(&'p str, &'p Damage)>, RepositoryError> {
     let mut standing = Vec::new();
     for (object, _, damage) in proofs.damaged() {
-        let stands = match (layout::parse_pack(object), ObjectName::new(object)) {
+        let stands = match (layout::parse_pack(object), layout::written(object)) {
             (Some(id), _) => repository.stored_pack(id).await? != StoredPack::Moved,
-            (None, Ok(name)) => repository.stored_size(&name).await?.is_some(),
-            (None, Err(_)) => false,
+            (None, Some(name)) => repository.stored_size(&name).await?.is_some(),
+            (None, None) => false,
         };
         if stands {
             standing.push((object, damage));
