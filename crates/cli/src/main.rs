@@ -125,7 +125,7 @@ async fn dispatch(session: &Session, command: &Command) -> Outcome<u8> {
         Command::Export(arguments) => commands::export::run(session, arguments).await.map(|()| 0),
         Command::Wal(command) => commands::wal::run(session, command).await,
         Command::List(_) => commands::list::run(session).await,
-        Command::Status(_) => commands::status::run(session).await,
+        Command::Status(arguments) => commands::status::run(session, arguments).await,
         Command::Check(arguments) => commands::check::run(session, arguments).await,
         Command::Verify(arguments) => commands::verify::run(session, arguments).await,
         Command::Info(arguments) => commands::info::run(session, arguments).await,

@@ -50,6 +50,9 @@ fn a_round_backs_up_keeps_order_and_verifies_and_is_in_the_history() {
     let shown = scene.ok(&["history", "--job", "backup"]).out;
     let id = scene.json(&["list"])["backups"][0]["id"].as_str().unwrap().to_owned();
     assert!(shown.contains("done") && shown.contains(&id), "{shown}");
+    scene.ok(&["status", "--max-age", "26h"]);
+    std::thread::sleep(Duration::from_millis(2100));
+    scene.run(&["status", "--max-age", "1s"]).refused(4, &["problem: the newest backup ended"]);
     let only = scene.json(&["run", "--only", "verify"]);
     assert_eq!(jobs(&only), [("verify".to_owned(), "done".to_owned())]);
     assert!(scene.ok(&["check"]).out.len() > 1, "records are no strays");

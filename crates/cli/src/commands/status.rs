@@ -3,6 +3,7 @@
 mod others;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
@@ -18,12 +19,21 @@ use crate::failure::{Class, Failure, Outcome, push_wrapped};
 use crate::opening;
 use crate::output::{bytes, exact_moment, facts, moment, span, width};
 use crate::secret_files::Use;
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use others::Other;
 
-/// Nothing of its own.
+/// What is too old.
 #[derive(Debug, Args)]
-pub struct StatusArguments {}
+pub struct StatusArguments {
+    /// Fail with exit code 4 if the newest backup ended longer ago than this,
+    /// such as 26h: for whatever watches from outside
+    #[arg(long, value_name = "TIME", value_parser = too_old)]
+    max_age: Option<Duration>,
+}
+
+fn too_old(text: &str) -> Result<Duration, String> {
+    settings::span(text).ok_or_else(|| "expected a span of time such as 26h or 2d".to_owned())
+}
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -34,6 +44,8 @@ struct Shown<'a> {
     archiver: Option<&'a Archiver>,
     /// What the last backup from this host failed with, until there is one.
     failed_backup: Option<&'a NotedFailure>,
+    /// Seconds since the newest backup ended, where that is more than was allowed.
+    late_backup_s: Option<i64>,
     /// All of them, where several are configured.
     #[serde(skip_serializing_if = "<[Other]>::is_empty")]
     repositories: &'a [Other],
@@ -54,7 +66,7 @@ struct Archiver {
 
 /// Shows the status. The exit code is that of damaged data if something is lost, and that of not found if nothing can be
 /// restored; while the server fails to archive, or a further repository lacks something or cannot be reached, it is "try again".
-pub async fn run(session: &Session) -> Outcome<u8> {
+pub async fn run(session: &Session, arguments: &StatusArguments) -> Outcome<u8> {
     let settings = &session.settings;
     let (first, others) = tokio::join!(first(settings), others::ask(settings));
     let (repository, status) = match first {
@@ -71,12 +83,14 @@ pub async fn run(session: &Session) -> Outcome<u8> {
     // What a server does with its WAL is nothing to rows that are stored by SQL.
     let archiver = if status.moments.is_empty() { archiver(settings).await } else { None };
     let failed_backup = failed_backup(settings, &status);
+    let late_backup_s = arguments.max_age.and_then(|max| late(&status, max));
     let shown = Shown {
         repository: settings.location()?.to_string(),
         repository_id: repository.id(),
         status: &status,
         archiver: archiver.as_ref(),
         failed_backup: failed_backup.as_ref(),
+        late_backup_s,
         repositories: &repositories,
     };
     session.output.show(&shown, || text(&repository, &shown))?;
@@ -84,12 +98,19 @@ pub async fn run(session: &Session) -> Outcome<u8> {
     let failing = archiver.as_ref().is_some_and(|archiver| archiver.failing);
     let other = repositories.iter().skip(1).map(Other::code).find(|code| *code != 0);
     let is_empty = status.ranges.is_empty() && status.moments.is_empty();
-    Ok(match (lost, is_empty, failing) {
+    Ok(match (lost, is_empty, failing || late_backup_s.is_some()) {
         (true, _, _) => Class::Damaged as u8,
         (false, true, _) => Class::NotFound as u8,
         (false, false, true) => Class::TryAgain as u8,
         (false, false, false) => other.unwrap_or(0),
     })
+}
+
+/// Seconds since the newest backup ended, if that is longer than allowed.
+fn late(status: &Status, max: Duration) -> Option<i64> {
+    let ended = status.newest_backup.as_ref()?.ended?;
+    let age = Timestamp::now().duration_since(ended).as_secs();
+    u64::try_from(age).is_ok_and(|age| age > max.as_secs()).then_some(age)
 }
 
 /// What the last backup from this host failed with, unless another host has made one since.
@@ -157,7 +178,15 @@ fn text(repository: &Repository, shown: &Shown<'_>) -> String {
         let what = format!("the backup failed at {:.0}: {}", failed.tried, failed.why);
         push_wrapped(&mut text, "notice:  ", &what, width());
     }
-    if status.problems.is_empty() && failing.is_none() && shown.failed_backup.is_none() {
+    if let Some(age) = shown.late_backup_s {
+        let what = format!("the newest backup ended {} ago, longer than is allowed", span(age));
+        push_wrapped(&mut text, "problem: ", &what, width());
+    }
+    if shown.late_backup_s.is_none()
+        && status.problems.is_empty()
+        && failing.is_none()
+        && shown.failed_backup.is_none()
+    {
         text.push_str("No problem is known.\n");
     }
     for problem in &status.problems {
