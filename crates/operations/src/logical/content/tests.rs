@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use repository::content::LEAF_SPAN;
 use repository::description::Description;
 use repository::manifest::Manifest;
 use repository::secrets::{Access, Keyring, RepositoryId};
@@ -9,6 +10,7 @@ use super::*;
 use crate::backup::earlier::{Earlier as EarlierBackup, EarlierPacks};
 use crate::backup::live::pack_refs;
 use crate::logical::FileReader;
+use crate::logical::rows::{MAX_PIECE, RowSum};
 
 const PATH: &str = "databases/d/rows/s/t/000000";
 
