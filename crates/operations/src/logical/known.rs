@@ -20,7 +20,7 @@ use crate::copy::reader::Reader;
 /// Spans of an earlier file that are known ahead of where the new one is.
 const SPANS_AHEAD: u64 = 8;
 /// Extents of the pieces of one generation; two are kept.
-const GENERATION: usize = 48 << 10;
+const GENERATION: usize = 64 << 10;
 /// Pieces of the same content that are told apart by their place.
 const SAME: usize = 8;
 /// A span that names rows in more packs than this is not added to for ever: those that have the least of it are left out, so that
@@ -145,7 +145,9 @@ impl<'e> Known<'e> {
 
     /// Learns what the earlier files have up to some spans behind this one of the new file.
     pub(crate) fn advance(&mut self, span: u64) -> Result<(), RepositoryError> {
-        while self.next_span <= span + SPANS_AHEAD {
+        // Where a span has very many extents, what is near is not pushed out by what is far.
+        let has_room = |known: &Self| known.next_span <= span + 1 || known.young.1 < GENERATION;
+        while self.next_span <= span + SPANS_AHEAD && has_room(self) {
             let index = self.next_span;
             self.next_span += 1;
             for number in 0..self.entries.len() {
