@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::rows::rows;
+
 /// A run that is shorter is stored anew beside rows that are: naming it would take about as much.
 const SHORT: usize = 256;
 
@@ -39,10 +41,6 @@ pub(crate) fn runs(piece: &[u8], before: &[u8]) -> Vec<Run> {
         next = found.map(|found| found + row.len());
     }
     without_short(runs)
-}
-
-fn rows(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    bytes.split_inclusive(|byte| *byte == b'\n')
 }
 
 /// Appends a run, or lets the last one go on with it.

@@ -27,6 +27,8 @@ pub struct Gatherer {
     pack: Option<PackWriter>,
     /// Pages of the chunk being made.
     pages: Vec<u8>,
+    /// Digests of the first of them, as far as they are known.
+    digests: Vec<[u8; 32]>,
 }
 
 impl Gatherer {
@@ -44,6 +46,7 @@ impl Gatherer {
             codec: Codec::new(level),
             pack: None,
             pages: Vec::with_capacity(MAX_CHUNK),
+            digests: Vec::new(),
         }
     }
 
@@ -67,9 +70,13 @@ impl Gatherer {
     }
 
     /// Adds bytes that stand in one chunk, for which [`Gatherer::make_room`] was called before; returns where they will stand.
-    pub fn add_piece(&mut self, piece: &[u8]) -> Extent {
+    /// `digests` are those of its pages, the last filled up with zeros.
+    pub fn add_piece(&mut self, piece: &[u8], digests: &[[u8; 32]]) -> Extent {
         debug_assert!(self.pages.len() + piece.len() <= MAX_CHUNK, "room was made");
+        debug_assert_eq!(piece.len().div_ceil(PAGE), digests.len());
+        self.digest_pages();
         let Gathered { pack, chunk, page } = self.add_page(piece);
+        self.digests.extend_from_slice(digests);
         Extent { pack, chunk, offset: page * PAGE as u32, length: piece.len() as u64 }
     }
 
@@ -107,13 +114,18 @@ impl Gatherer {
 
     /// Ends the chunk that pages are gathered in.
     pub fn end_chunk(&mut self) -> Result<(), CodecError> {
-        self.fill_page();
+        self.digest_pages();
         let Some(pack) = self.pack.as_mut().filter(|_| !self.pages.is_empty()) else { return Ok(()) };
-        let mut digests = Vec::with_capacity(self.pages.len() / PAGE);
-        self.digester.pages(&self.pages, &mut digests);
-        pack.add_pages(&mut self.codec, &self.digester, &self.pages, &digests)?;
+        pack.add_pages(&mut self.codec, &self.digester, &self.pages, &self.digests)?;
         self.pages.clear();
+        self.digests.clear();
         Ok(())
+    }
+
+    /// Digests the pages that nobody has.
+    fn digest_pages(&mut self) {
+        self.fill_page();
+        self.digester.pages(&self.pages[self.digests.len() * PAGE..], &mut self.digests);
     }
 
     fn fill_page(&mut self) {

@@ -82,7 +82,9 @@ impl<'f, 's> FileWriter<'f, 's> {
         }
         self.known.advance(self.size / LEAF_SPAN)?;
         let mut piece = std::mem::take(&mut self.piece);
-        let (length, digest) = (piece.len(), self.digest(&mut piece));
+        let (length, pages) = (piece.len(), self.pages(&mut piece));
+        let digester = self.sink.shared.repository.digester();
+        let digest = PieceDigest::of(digester, &pages.iter().map(short).collect::<Vec<_>>());
         let first = self.extents.len();
         let is_composed = match self.known.find(digest, length) {
             Some((at, is_composed)) => {
@@ -92,7 +94,7 @@ impl<'f, 's> FileWriter<'f, 's> {
             None => {
                 let is_composed = match self.known.compare(&mut self.sink.reader, &piece) {
                     Some(parts) => self.store_parts(&piece, parts)?,
-                    None => self.store_whole(&piece)?,
+                    None => self.store_whole(&piece, &pages)?,
                 };
                 self.known.add(digest, &self.extents[first..], is_composed);
                 is_composed
@@ -108,21 +110,20 @@ impl<'f, 's> FileWriter<'f, 's> {
         if self.size.is_multiple_of(LEAF_SPAN) { self.end_span() } else { Ok(()) }
     }
 
-    /// The digest of a piece, which has room for zeros behind it.
-    fn digest(&self, piece: &mut Vec<u8>) -> PieceDigest {
+    /// Digests of the pages of a piece, the last filled up with zeros.
+    fn pages(&self, piece: &mut Vec<u8>) -> Vec<[u8; 32]> {
         let (length, digester) = (piece.len(), self.sink.shared.repository.digester());
         piece.resize(length.next_multiple_of(PAGE), 0);
         let mut pages = Vec::with_capacity(piece.len() / PAGE);
         digester.pages(piece, &mut pages);
         piece.truncate(length);
-        let pages: Vec<_> = pages.iter().map(short).collect();
-        PieceDigest::of(digester, &pages)
+        pages
     }
 
     /// Stores a piece on pages of its own.
-    fn store_whole(&mut self, piece: &[u8]) -> Result<bool, LogicalError> {
+    fn store_whole(&mut self, piece: &[u8], pages: &[[u8; 32]]) -> Result<bool, LogicalError> {
         self.make_room(piece.len().next_multiple_of(PAGE))?;
-        self.extents.push(self.sink.gatherer.add_piece(piece));
+        self.extents.push(self.sink.gatherer.add_piece(piece, pages));
         self.new_bytes += piece.len() as u64;
         Ok(false)
     }
