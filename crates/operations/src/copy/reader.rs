@@ -17,7 +17,8 @@ const CHUNKS: usize = 32;
 const PACKS: usize = 32;
 /// Records of moved packs that are kept.
 const MOVES: usize = 16;
-/// Stored bytes that are read by one request.
+/// Chunks, and stored bytes, that are read by one request.
+const AHEAD_CHUNKS: u32 = 16;
 const AHEAD_BYTES: u64 = 8 << 20;
 
 pub(crate) struct Reader {
@@ -26,6 +27,7 @@ pub(crate) struct Reader {
     chunks: LruCache<(PackId, u32), Arc<Vec<u8>>>,
     /// Packs that are absent, so that they are asked for once.
     moves: LruCache<PackId, Arc<Moved>>,
+    at_once: u32,
     codec: Codec,
     /// Stored bytes that were read.
     pub(crate) bytes_read: u64,
@@ -33,16 +35,17 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(source: Arc<Repository>) -> Self {
-        Self::with_chunks(source, CHUNKS)
+        Self::with_chunks(source, CHUNKS, AHEAD_CHUNKS)
     }
 
-    /// A reader that keeps so many chunks, and reads half as many at once.
-    pub(crate) fn with_chunks(source: Arc<Repository>, chunks: usize) -> Self {
+    /// A reader that keeps so many chunks, and reads at most `at_once` of them by one request.
+    pub(crate) fn with_chunks(source: Arc<Repository>, chunks: usize, at_once: u32) -> Self {
         let room = |count| NonZeroUsize::new(count).expect("not zero");
         Self {
             source,
             packs: LruCache::new(room(PACKS)),
             chunks: LruCache::new(room(chunks)),
+            at_once,
             moves: LruCache::new(room(MOVES)),
             codec: Codec::new(1),
             bytes_read: 0,
@@ -100,11 +103,10 @@ impl Reader {
         let first = chunks.get(number as usize).ok_or_else(missing)?.offset;
         let end =
             |chunk: u32| chunks.get(chunk as usize).map(|info| info.offset + u64::from(info.stored_len));
-        let ahead_chunks = self.chunks.cap().get() as u32 / 2;
         let mut last = number;
         for piece in ahead.iter().filter(|piece| piece.pack == pack) {
             if piece.chunk == last + 1
-                && piece.chunk < number + ahead_chunks
+                && piece.chunk < number + self.at_once
                 && end(piece.chunk).is_some_and(|end| end - first <= AHEAD_BYTES)
             {
                 last = piece.chunk;

@@ -115,18 +115,16 @@ impl Before {
         let behind: Vec<(u64, Extent)> = self.extents.range(first..).take(AHEAD).copied().collect();
         let ahead: Vec<Extent> = behind.iter().map(|(_, extent)| *extent).collect();
         let mut window = Window::default();
-        for (number, (at, extent)) in behind.into_iter().enumerate().take_while(|(_, (at, _))| *at < to) {
-            let skipped = from.saturating_sub(at);
-            let extent = Extent {
-                offset: extent.offset + skipped as u32,
-                length: (extent.length - skipped).min(to - at - skipped),
-                ..extent
-            };
+        for (number, (mut at, extent)) in behind.into_iter().enumerate().take_while(|(_, (at, _))| *at < to) {
             let table = repository.table(extent.pack, None).await?;
-            let mut at = at + skipped;
             for part in pieces(&table, extent)? {
-                window.parts.push((window.bytes.len(), at, part));
-                window.bytes.extend(reader.read(part, &ahead[number..]).await?);
+                let (begin, end) = (at.max(from), to.min(at + part.length));
+                if begin < end {
+                    let offset = part.offset + (begin - at) as u32;
+                    let wanted = Extent { offset, length: end - begin, ..part };
+                    window.parts.push((window.bytes.len(), begin, wanted));
+                    window.bytes.extend(reader.read(wanted, &ahead[number..]).await?);
+                }
                 at += part.length;
             }
         }

@@ -22,6 +22,8 @@ use file::FileWriter;
 
 /// Opened chunks of earlier backups that each thread keeps: of each pack that a span may name one, and some ahead.
 const CHUNKS: usize = 20;
+/// Of which so many are read at once: nobody knows yet whether it pays.
+const CHUNKS_AT_ONCE: u32 = 4;
 
 /// What all writers of one backup share.
 pub(crate) struct Shared<'b> {
@@ -145,7 +147,7 @@ pub(crate) struct Sink<'s> {
 impl<'s> Sink<'s> {
     pub(crate) fn new(shared: &'s Shared<'s>) -> Self {
         let gatherer = Gatherer::with_memory(&shared.repository, shared.level, shared.memory.clone());
-        let reader = Reader::with_chunks(shared.repository.clone(), CHUNKS);
+        let reader = Reader::with_chunks(shared.repository.clone(), CHUNKS, CHUNKS_AT_ONCE);
         Self { shared, gatherer, reader }
     }
 
