@@ -23,8 +23,8 @@ const DEBT: u64 = 256 << 10;
 const FAR: u64 = 32 << 20;
 /// Shorter pieces are stored whole.
 const MIN_LENGTH: usize = 2 << 10;
-/// So many extents a piece may have, each of which takes a place in the map and may be in another chunk.
-const MAX_EXTENTS: usize = 64;
+/// A piece has at most one extent for each so many bytes: each takes a place in the map, and a leaf is no longer than a chunk.
+const EXTENT_BYTES: usize = 256;
 /// Extents that the reader is told of ahead.
 const AHEAD: usize = 512;
 
@@ -99,7 +99,7 @@ impl Before {
         }
         let parts: Vec<Part> = runs.into_iter().map(|run| window.part(run)).collect();
         let extents: usize = parts.iter().map(|part| part.at.len().max(1)).sum();
-        let pays = found >= piece.len() / 4 && extents <= MAX_EXTENTS;
+        let pays = found >= piece.len() / 4 && extents * EXTENT_BYTES <= piece.len();
         Ok(pays.then_some(parts))
     }
 

@@ -53,8 +53,11 @@ fn a_hundredth_of_the_rows_costs_about_that_in_every_generation() {
             for extents in all_extents(&room, &after) {
                 let packs: HashSet<_> = extents.iter().map(|extent| extent.pack).collect();
                 assert!(packs.len() <= 2 * 16 + 2, "{length}, {generation}: {} packs", packs.len());
-                let most = LEAF_SPAN as usize / (12 << 10) * 64;
-                assert!(extents.len() < most, "{length}, {generation}: {} extents", extents.len());
+                assert!(
+                    extents.len() <= LEAF_SPAN as usize / 256,
+                    "{length}, {generation}: {} extents",
+                    extents.len()
+                );
             }
             let same = room.store(&now, Some(&after));
             // Later, packs that have little of a span may be left out again.
