@@ -137,11 +137,9 @@ fn what_stands_in_a_lost_pack_is_stored_anew() {
     let first = room.store(&now, None);
     update(&mut now, 1, 1);
     let second = room.store(&now, Some(&first));
-    let new: Vec<_> =
-        second.manifest.packs.iter().filter(|pack| !first.manifest.packs.contains(pack)).collect();
+    let old: HashSet<_> = all_extents(&room, &first).concat().iter().map(|extent| extent.pack).collect();
     let data = all_extents(&room, &second).concat();
-    let lost =
-        new.iter().map(|pack| pack.id().unwrap()).find(|id| data.iter().any(|at| at.pack == *id)).unwrap();
+    let lost = data.iter().map(|extent| extent.pack).find(|pack| !old.contains(pack)).unwrap();
     room.runtime.block_on(room.repository.storage().delete(&repository::layout::pack(lost))).unwrap();
     update(&mut now, 1, 2);
     let third = room.store(&now, Some(&second));
