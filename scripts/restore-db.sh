@@ -93,8 +93,11 @@ unpack() {
     esac
 }
 
-# What psql runs: the file between the beginning of a transaction and its end.
+# What psql runs: the file between the beginning of a transaction and its end. Between, psql runs no commands of its own, with which
+# a file could run programs on this machine; the file's own beginning and end of that are left out.
+token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 script() {
+    printf '\\restrict %s\n' "$token"
     cat <<'SQL'
 BEGIN;
 DROP SCHEMA IF EXISTS public CASCADE;
@@ -110,7 +113,7 @@ END $$;
 SQL
     # Large objects are in no schema: those of the file take the place of what has their numbers.
     unpack | sed -n "s/^SELECT pg_catalog.lo_create('\([0-9]*\)');\$/SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata WHERE oid = \1;/p"
-    unpack
+    unpack | sed "/^\\\\\(un\)\{0,1\}restrict $own\$/d"
     printf '\nCOMMIT;\n'
 }
 
@@ -123,7 +126,12 @@ if [ "$kind" = file ]; then
         export PGPASSWORD
     fi
     url="${DATABASE_URL%%://*}://${user:+$user@}$authority${name:+/$name}${query:+?$query}"
-    script | env -u DATABASE_URL "$psql" -X -q -v ON_ERROR_STOP=1 -d "$url" -f - >/dev/null
+    printf '\\restrict %s\n' "$token" | env -u DATABASE_URL "$psql" -X -q -v ON_ERROR_STOP=1 -d "$url" -f - ||
+        fail "psql could not begin: it must reach the server, and be 13.22, 14.19, 15.14, 16.10, 17.6, 18 or later"
+    own=$({ unpack || true; } | sed -n 's/^\\restrict \([A-Za-z0-9]\{1,\}\)$/\1/p;/^\\restrict /q;100q')
+    own=${own:-none}
+    script | env -u DATABASE_URL "$psql" -X -q -v ON_ERROR_STOP=1 -d "$url" -f - >/dev/null ||
+        fail "psql could not restore $backup"
 else
     if [ -n "${AWS_S3_BUCKET:-}" ]; then
         export PGKEEP_REPOSITORY="${PGKEEP_REPOSITORY:-s3://$AWS_S3_BUCKET/backups}"

@@ -1,12 +1,13 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, check, config, copy, demo, expire, export, info, init, key, list, pin, prune, restore, status,
-    verify, wal,
+    backup, check, config, copy, demo, expire, export, history, info, init, key, list, pin, prune, restore,
+    round, serve, status, verify, wal,
 };
 use crate::settings::Flag;
 
@@ -59,6 +60,12 @@ pub enum Command {
     Prune(prune::PruneArguments),
     /// Keep a backup whatever the policy says
     Pin(pin::PinArguments),
+    /// Do one scheduled round now: backup, expire, prune, verify
+    Run(round::RunArguments),
+    /// Protect the database until stopped: every round at its time
+    Serve(serve::ServeArguments),
+    /// Show what ran, when, how long, and why it failed
+    History(history::HistoryArguments),
     /// Copy backups and WAL into another repository
     Copy(copy::CopyArguments),
     /// Show the settings that apply and where each comes from
@@ -159,6 +166,25 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// The options that give another process of ours the same settings.
+    pub fn again(&self) -> Vec<OsString> {
+        let mut words = Vec::new();
+        if let Some(file) = &self.config {
+            words.extend(["--config".into(), file.clone().into_os_string()]);
+        }
+        for flag in self.flags() {
+            match flag.option.split_once(' ') {
+                Some((option, name)) => {
+                    words.extend([option.into(), format!("{name}={}", flag.value).into()])
+                }
+                None => words.extend([flag.option.into(), flag.value.into()]),
+            }
+        }
+        words
+    }
+}
+
 fn assignment(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     Ok((name.trim().to_owned(), value.to_owned()))
@@ -173,6 +199,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_another_process_is_told_says_the_same() {
+        let line =
+            ["pgkeep", "run", "--config", "/f.toml", "-r", "/r", "--set", "s3.region=auto=x", "--json"];
+        let shared = Arguments::try_parse_from(line).unwrap().shared;
+        let again = [&["pgkeep".into()][..], &shared.again()[..], &["list".into()][..]].concat();
+        let told = Arguments::try_parse_from(again).unwrap().shared;
+        assert_eq!((told.again(), told.json), (shared.again(), false));
+        assert_eq!(told.again().len(), 6);
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod copy;
 pub mod demo;
 pub mod expire;
 pub mod export;
+pub mod history;
 pub mod info;
 pub mod init;
 pub mod key;
@@ -14,9 +15,13 @@ pub mod list;
 pub mod pin;
 pub mod prune;
 pub mod restore;
+pub mod round;
+pub mod serve;
 pub mod status;
 pub mod verify;
 pub mod wal;
+
+use std::ffi::OsString;
 
 use crate::output::Output;
 use crate::settings::Settings;
@@ -29,4 +34,6 @@ pub struct Session {
     pub output: Output,
     /// Whether to tell no progress.
     pub quiet: bool,
+    /// The options that give another process of ours the same settings.
+    pub options: Vec<OsString>,
 }

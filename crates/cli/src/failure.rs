@@ -99,6 +99,11 @@ impl Failure {
         self
     }
 
+    /// Why, in one line.
+    pub fn why(&self) -> String {
+        if self.because.is_empty() { self.what.clone() } else { self.because.join(": ") }
+    }
+
     /// Adds a cause of our own words.
     pub fn because(mut self, cause: impl Into<String>) -> Self {
         self.because.push(cause.into());

@@ -108,7 +108,8 @@ fn execute(arguments: Arguments) -> Outcome<u8> {
     let settings = Settings::read(&arguments.shared)?;
     logging::begin(&settings);
     settings::warn_of_unknown_variables();
-    let session = Session { settings, output, quiet };
+    let options = arguments.shared.again();
+    let session = Session { settings, output, quiet, options };
     let runtime = runtime(&arguments.command)?;
     let outcome = runtime.block_on(dispatch(&session, &arguments.command));
     // A call into a filesystem that hangs cannot be taken back: its thread is left behind, or PostgreSQL would wait for it.
@@ -129,6 +130,9 @@ async fn dispatch(session: &Session, command: &Command) -> Outcome<u8> {
         Command::Verify(arguments) => commands::verify::run(session, arguments).await,
         Command::Info(arguments) => commands::info::run(session, arguments).await,
         Command::Expire(arguments) => commands::expire::run(session, arguments).await,
+        Command::Run(arguments) => commands::round::run(session, arguments).await,
+        Command::Serve(_) => commands::serve::run(session).await,
+        Command::History(arguments) => commands::history::run(session, arguments).await,
         Command::Pin(arguments) => commands::pin::run(session, arguments).await,
         Command::Copy(arguments) => commands::copy::run(session, arguments).await,
         Command::Config(arguments) => commands::config::run(session, arguments).map(|()| 0),

@@ -270,7 +270,7 @@ impl Settings {
 }
 
 /// Settings that a command called by PostgreSQL does not need.
-const ONLY_HERE: [&str; 22] = [
+const ONLY_HERE: [&str; 23] = [
     "log",
     "log_format",
     "workers",
@@ -283,6 +283,7 @@ const ONLY_HERE: [&str; 22] = [
     "max_lag",
     "slot_limit",
     "logical.databases",
+    "logical.schemas",
     "logical.exclude_schemas",
     "logical.exclude_tables",
     "logical.exclude_rows",

@@ -170,3 +170,26 @@ fn where_nothing_can_be_locked_it_is_said_and_nothing_is_made() {
     assert!(!scene.path("key").exists() && !scene.path("recovery-key").exists(), "they would open nothing");
     scene.run(&["list"]).refused(3, &["no repository"]);
 }
+
+#[test]
+fn a_further_repository_is_locked_by_its_own_table_and_not_by_copy() {
+    let Some(endpoint) = endpoint() else { return };
+    let bucket = unique("lock");
+    head(&endpoint, &format!("PUT /{bucket}"), "x-amz-bucket-object-lock-enabled: true\r\n");
+    let config = format!(
+        "[[repository]]\nurl = \"./repository\"\n\n[[repository]]\nname = \"second\"\nurl = \"s3://{bucket}/here\"\n\
+         key_file = \"key-second\"\nlock = \"30d\"\ns3.endpoint = \"{endpoint}\"\ns3.region = \"us-east-1\"\n\
+         s3.access_key_id = \"test\"\ns3.secret_access_key = \"test\"\n"
+    );
+    let scene = Scene::with(Binaries::require(None).unwrap(), &config);
+    scene.init();
+    let server = scene.start_server(|builder| builder);
+    ledger::make(&server);
+    scene.backup(&server, &["--full"]);
+    let listed = scene.json(&["list", "--repository", "second"]);
+    let id = listed["backups"][0]["id"].as_str().unwrap().to_owned();
+    let head = head(&endpoint, &format!("GET /{bucket}/here/clusters/main/backups/{id}"), "").to_lowercase();
+    assert!(head.contains("x-amz-object-lock-mode: governance"), "{head}");
+    let hints = ["--to-lock is for others", "hint:", "[[repository]]"];
+    scene.run(&["copy", "--to", "second", "--to-lock", "1d"]).refused(2, &hints);
+}

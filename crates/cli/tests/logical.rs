@@ -104,6 +104,8 @@ fn a_swap_ends_sessions_that_come_back_at_once_and_keeps_what_belongs_to_the_dat
     let Some(scene) = zoo::scene(15) else { return };
     let server = zoo::server(&scene);
     fill(&server, "app", 15);
+    // With one in it the server would not drop the old database.
+    run(&server, "app", "drop subscription reading");
     run(
         &server,
         "postgres",
@@ -215,6 +217,12 @@ fn parts_of_a_database_come_back_by_themselves() {
     restore(&scene, &server, "part", &["--schema", "odd / names.%"]);
     let only = ["--schema", "\"odd / names.%\""];
     assert_same(&dump(&server, "zoo", &only), &dump(&server, "part", &only), "one schema");
+    backup(&scene, &server, "zoo", &["--cluster", "odd", "--schema", "odd *.%"]);
+    create(&server, "odd");
+    restore(&scene, &server, "odd", &["--cluster", "odd"]);
+    assert_same(&dump(&server, "zoo", &only), &dump(&server, "odd", &only), "a backup of one schema");
+    let more = "select count(*)::text || (select count(*) from pg_largeobject_metadata) from pg_namespace where nspname = 'zoo'";
+    assert_eq!(ask(&server, "odd", more), "00");
     try_restore(&scene, &server, "part", &["--schema", "nowhere"]).refused(2, &["no schema nowhere"]);
 }
 

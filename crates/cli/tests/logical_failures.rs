@@ -27,9 +27,19 @@ fn backed_up() -> Option<(Scene, Throwaway, Vec<Vec<u8>>)> {
     Some((scene, server, source))
 }
 
-/// What was there before the failure is there after it, and `status` and the next backup work.
-fn assert_unharmed(scene: &Scene, server: &Throwaway, source: &[Vec<u8>], backups: usize) {
-    scene.ok(&["status"]);
+/// What was there before the failure is there after it, and `status` tells of the failure, or of none.
+fn assert_unharmed(
+    scene: &Scene,
+    server: &Throwaway,
+    source: &[Vec<u8>],
+    backups: usize,
+    failed: Option<&str>,
+) {
+    let status = scene.json(&["status"]);
+    let why = status["failed_backup"]["why"].as_str();
+    assert_eq!(why.is_some(), failed.is_some(), "{status}");
+    assert!(why.unwrap_or_default().contains(failed.unwrap_or_default()), "{status}");
+    assert_eq!(scene.ok(&["status"]).out.contains("the backup failed at"), failed.is_some());
     assert_eq!(scene::points::backups(scene), backups);
     create(server, "back");
     restore(scene, server, "back", &[]);
@@ -61,13 +71,19 @@ fn a_pg_dump_that_is_killed_or_missing_fails_the_backup() {
     zoo::dump_that(&scene, "\"$real\" \"$@\" | head -c 900; exit 0");
     try_backup(&scene, &server, "app", &[]).refused(1, &["pg_restore failed"]);
     scene.variables = variables;
-    assert_unharmed(&scene, &server, &source, 1);
+    assert_unharmed(&scene, &server, &source, 1, Some("pg_restore failed"));
+    let nobody = ["backup", "--mode", "logical", "--database-url", "postgres://postgres@%2Fnowhere/app"];
+    scene.run(&nobody).refused(4, &["/nowhere"]);
+    assert_unharmed(&scene, &server, &source, 1, Some("/nowhere"));
+    backup(&scene, &server, "app", &[]);
+    assert_unharmed(&scene, &server, &source, 2, None);
 
     let Some(mut newer) = zoo::scene(18) else { return };
     let of_18 = zoo::server(&newer);
     newer.variables.clear();
     let words = ["pg_dump of PostgreSQL 18 or later is not on this machine", "postgresql-client-18"];
     try_backup(&newer, &of_18, "postgres", &[]).refused(2, &words);
+    newer.run(&["status"]).refused(3, &["the backup failed at", words[0]]);
 }
 
 #[test]
@@ -87,7 +103,7 @@ fn sessions_that_end_are_replaced_and_the_one_of_the_moment_is_not() {
         ending.join().unwrap()
     });
     assert!(ended >= 1, "no session was ended");
-    assert_unharmed(&scene, &server, &changed, 2);
+    assert_unharmed(&scene, &server, &changed, 2, None);
 
     run(&server, "app", "update a_table set x = reverse(x)");
     let holder = "application_name = 'pgkeep' and exists (select from pg_stat_activity where application_name = 'pgkeep rows' \
@@ -100,7 +116,7 @@ fn sessions_that_end_are_replaced_and_the_one_of_the_moment_is_not() {
         said
     });
     assert_ne!(said.code(), 0, "{}", said.all());
-    assert_unharmed(&scene, &server, &changed, 2);
+    assert_unharmed(&scene, &server, &changed, 2, Some(""));
 
     // The next attempt takes up what one stored that failed at its end.
     let folder = zoo::dump_that(&scene, "sleep 1; kill -9 $$");
@@ -111,7 +127,7 @@ fn sessions_that_end_are_replaced_and_the_one_of_the_moment_is_not() {
     let next = backup(&scene, &server, "app", &[]);
     let (new, all) = (next["bytes_new"].as_u64().unwrap(), next["bytes"].as_u64().unwrap());
     assert!(new < all / 2, "{new} of {all} were stored again");
-    assert_unharmed(&scene, &server, &dump(&server, "app", &[]), 3);
+    assert_unharmed(&scene, &server, &dump(&server, "app", &[]), 3, None);
 }
 
 /// The lock is asked for while somebody has it, who then changes the table.
@@ -137,7 +153,7 @@ fn tables_that_change_between_the_moment_and_the_lock_are_seen_anew() {
             session.run_script("commit").unwrap();
             taking.join().unwrap();
         });
-        assert_unharmed(&scene, &server, &dump(&server, "app", &[]), 2 + number);
+        assert_unharmed(&scene, &server, &dump(&server, "app", &[]), 2 + number, None);
     }
 }
 
@@ -149,7 +165,7 @@ fn a_lock_against_readers_is_waited_for_and_told() {
     let said = try_backup(&scene, &server, "app", &["--set", "logical.lock_timeout=1s"]);
     said.refused(4, &["locked against readers for longer than 1 s", "logical.lock_timeout"]);
     drop(session);
-    assert_unharmed(&scene, &server, &source, 1);
+    assert_unharmed(&scene, &server, &source, 1, Some("locked against readers"));
     // While it is read, nobody empties it: the backup holds a lock.
     let folder = zoo::dump_that(&scene, "sleep 2; exec \"$real\" \"$@\"");
     let mut slow =
@@ -165,7 +181,7 @@ fn a_lock_against_readers_is_waited_for_and_told() {
         let said = taking.join().unwrap();
         assert_eq!(said.code(), 0, "{}", said.all());
     });
-    assert_unharmed(&scene, &server, &source, 2);
+    assert_unharmed(&scene, &server, &source, 2, None);
 }
 
 #[test]
@@ -182,12 +198,13 @@ fn what_the_role_cannot_read_is_named_and_what_cannot_be_covered_is_told() {
     let words =
         ["public.hidden: the role may not read it", "public.cut: row security hides rows", "BYPASSRLS"];
     take(&[]).refused(2, &words);
+    scene.ok(&["status"]).refused(0, &["the backup failed at", words[0]]);
     let told = take(&["--exclude-table", "hidden", "--exclude-table", "cut"]);
     told.refused(0, &["public.far: a foreign table"]);
     run(&server, "app", "grant select on hidden to half; alter role half bypassrls");
     let whole = take(&[]);
     assert_eq!(whole.code(), 0, "{}", whole.all());
-    assert_unharmed(&scene, &server, &dump(&server, "app", &[]), 3);
+    assert_unharmed(&scene, &server, &dump(&server, "app", &[]), 3, None);
 }
 
 #[test]
@@ -204,48 +221,6 @@ fn a_standby_gives_a_logical_backup_without_what_it_does_not_have() {
     restore(&scene, &server, "back", &[]);
     assert_eq!(ask(&server, "back", SUM), ask(&server, "app", SUM));
     zoo::try_restore(&scene, &standby, "app", &["--clean"]).refused(2, &["the target is a standby"]);
-}
-
-/// As with a provider that gives a database and its owner, and nothing else.
-#[test]
-fn the_owner_of_a_database_and_of_nothing_else_backs_up_and_restores() {
-    let Some(scene) = zoo::scene(15) else { return };
-    let server = zoo::server(&scene);
-    run(&server, "postgres", "create role tenant login; create role other login password 'not-for-tenants'");
-    run(&server, "postgres", "create database app owner tenant");
-    let url = |database: &str| zoo::url(&server, database).replace("postgres@", "tenant@");
-    let session =
-        server::connection::Connection::connect(&server::connection::ConnectionSettings::new(url("app")));
-    let script = "create table a (id int generated always as identity primary key, x text); insert into a (x) values ('b'), ('c'); \
-        create table child (a int references a deferrable); insert into child values (1), (2); create view v as select * from a; \
-        create materialized view mv as select * from v; select lo_from_bytea(7001, 'object')";
-    session.unwrap().run_script(script).unwrap();
-    let shown = scene.json(&["init", "--database-url", &url("app")])["server"].clone();
-    assert_eq!((shown["mode"].as_str(), shown["ready"].as_bool()), (Some("logical"), Some(true)), "{shown}");
-    assert!(!shown["against"]["sql"].as_array().unwrap().is_empty(), "why no physical one: {shown}");
-    let said = scene.json(&["backup", "--database-url", &url("app")]);
-    let info = scene.json(&["info", said["backup"]["id"].as_str().unwrap()]).to_string();
-    assert!(!info.contains("not-for-tenants"));
-    // Into a database of another owner, who is no more than that.
-    run(&server, "postgres", "create role second login");
-    run(&server, "postgres", "create database back owner second");
-    let into = zoo::url(&server, "back").replace("postgres@", "second@");
-    let restore = |more: &[&str]| scene.run(&[&["restore", "--yes", "--into", &into], more].concat());
-    for way in [&[][..], &["--clean"], &["--data-only", "--clean"]] {
-        let said = restore(&[&["--no-owner"], way].concat());
-        assert_eq!(said.code(), 0, "{way:?}: {}", said.all());
-        let owners = "select string_agg(distinct pg_get_userbyid(relowner), ',') from pg_class where relnamespace = 'public'::regnamespace";
-        assert_eq!(ask(&server, "back", owners), "second");
-    }
-    assert_same(
-        &dump(&server, "app", &["--no-owner"]),
-        &dump(&server, "back", &["--no-owner"]),
-        "another owner",
-    );
-    restore(&["--swap", "--no-owner"]).refused(2, &["may not create databases"]);
-    run(&server, "postgres", "alter role second createdb");
-    assert_eq!(restore(&["--swap", "--no-owner"]).code(), 0);
-    assert_same(&dump(&server, "app", &["--no-owner"]), &dump(&server, "back", &["--no-owner"]), "swapped");
 }
 
 /// No room for what is new; a limit on files stands for it, which every machine has.
@@ -274,9 +249,9 @@ fn a_repository_that_is_full_fails_the_backup_and_harms_nothing() {
     let said = scene::said(&mut limited);
     assert_ne!(said.code(), 0, "{}", said.all());
     assert!(said.all().contains("File too large"), "{}", said.all());
-    assert_unharmed(&scene, &server, &source, 1);
+    assert_unharmed(&scene, &server, &source, 1, Some("File too large"));
     backup(&scene, &server, "app", &[]);
-    assert_unharmed(&scene, &server, &dump(&server, "app", &[]), 2);
+    assert_unharmed(&scene, &server, &dump(&server, "app", &[]), 2, None);
 }
 
 #[test]
@@ -294,5 +269,5 @@ fn a_pause_of_the_reader_is_not_the_end() {
     let said = scene::said(slow.env("PGKEEP_PG_BIN", folder));
     assert_eq!(said.code(), 0, "{}", said.all());
     run(&server, "postgres", "alter database app reset all");
-    assert_unharmed(&scene, &server, &source, 2);
+    assert_unharmed(&scene, &server, &source, 2, None);
 }

@@ -11,9 +11,9 @@ use serde_json::Value;
 use server::throwaway::Throwaway;
 use zoo::{ask, assert_same, backup, create, databases, dump, fill, restore, run};
 
-/// Two ranges of pages, several spans of 16 MiB.
-const BIG: &str = "create table big (id int primary key, x text); \
-    insert into big select g, repeat(md5(g::text), 20) from generate_series(1, 110000) g; \
+/// Two ranges of pages, several spans of 16 MiB. Pages are filled half, so that it needs fewer rows.
+const BIG: &str = "create table big (id int primary key, x text) with (fillfactor = 50); \
+    insert into big select g, repeat(md5(g::text), 20) from generate_series(1, 55000) g; \
     create table small as select g a from generate_series(1, 1000) g; vacuum";
 const SUM: &str = "select count(*) || md5(string_agg(md5(b::text), '' order by id)) from big b";
 
@@ -54,21 +54,70 @@ fn what_is_stored_is_about_what_changed_and_every_backup_restores() {
         one
     };
     take("select 1", 100);
+    assert_eq!(
+        ask(&server, "app", "select pg_relation_size('big') / 8192 / 8192"),
+        "1",
+        "and more than that"
+    );
     let same = take("select 1", 1);
     assert!(same["bytes_stored"].as_u64().unwrap() < 32 << 10, "nothing changed: {same}");
-    take("update big set x = reverse(x) where id between 50000 and 51100", 4);
-    take("delete from big where id between 20000 and 21100; vacuum big", 4);
+    // Where there is room for them, and at the end.
+    take("update big set x = reverse(x) where id between 25000 and 25300", 4);
     take(
-        "insert into big select g, repeat(md5(g::text), 20) from generate_series(20000, 20900) g where g % 2 = 0",
+        "with gone as (delete from big where id between 35000 and 35300 returning *) insert into big select id, reverse(x) from gone",
         4,
     );
-    take("insert into big select g, repeat(md5(g::text), 20) from generate_series(110001, 111100) g", 4);
+    take("delete from big where id between 10000 and 10550; vacuum big", 4);
+    take(
+        "insert into big select g, repeat(md5(g::text), 20) from generate_series(10000, 10450) g where g % 2 = 0",
+        4,
+    );
+    take("insert into big select g, repeat(md5(g::text), 20) from generate_series(55001, 55550) g", 4);
     // Everything stands elsewhere, and is found again but for what went into another range.
     take("vacuum full big", 40);
     for (id, sum) in taken.iter().step_by(2) {
         assert_restores(&scene, &server, id, sum, &[]);
     }
     scene.ok(&["verify"]);
+}
+
+/// Few rows on many pages: three ranges are read by three sessions, and which of them had changes is seen in what is stored.
+#[test]
+fn a_table_of_many_ranges_is_read_by_several_sessions() {
+    let Some(scene) = zoo::scene(15) else { return };
+    let server = zoo::server(&scene);
+    create(&server, "app");
+    let script = "create table big (id int primary key, x text) with (fillfactor = 10); \
+        insert into big select g, repeat(md5(g::text), 24) from generate_series(1, 17000) g; vacuum big";
+    run_each(&server, script);
+    let ranges = "select (pg_relation_size('big') / 8192 + 8191) / 8192";
+    assert_eq!(ask(&server, "app", ranges), "3");
+    let first = backup(&scene, &server, "app", &["--set", "workers=3"]);
+    let sum = ask(&server, "app", SUM);
+    run_each(&server, "update big set x = reverse(x) where id = 16900");
+    let second = backup(&scene, &server, "app", &["--set", "workers=3"]);
+    assert!(new(&second) * 50 < second["bytes"].as_u64().unwrap(), "{second}");
+    assert_restores(&scene, &server, first["id"].as_str().unwrap(), &sum, &["--set", "workers=3"]);
+    let sum = ask(&server, "app", SUM);
+    assert_restores(&scene, &server, second["id"].as_str().unwrap(), &sum, &[]);
+}
+
+#[test]
+fn a_backup_that_has_much_less_is_told_and_takes_no_others_place() {
+    let Some(scene) = zoo::scene(15) else { return };
+    let server = zoo::server(&scene);
+    create(&server, "app");
+    let script = "create table t (x text); insert into t select repeat(md5(g::text), 9) from generate_series(1, 4000) g";
+    run_each(&server, script);
+    let take = || scene.json(&["backup", "--mode", "logical", "--database-url", &zoo::url(&server, "app")]);
+    assert_eq!(take()["warnings"], serde_json::json!([]));
+    run_each(&server, "truncate t");
+    assert!(take()["warnings"][0].as_str().unwrap().contains("does not take the place"));
+    run_each(&server, "drop table t");
+    assert!(take()["warnings"].to_string().contains("no tables with rows"));
+    scene.ok(&["expire", "--set", "retention.keep=1", "--set", "retention.keep_at_least=1"]);
+    let kept = scene.json(&["list"])["backups"].as_array().unwrap().len();
+    assert_eq!(kept, 3, "the whole one stays, and those after it");
 }
 
 #[test]
@@ -128,6 +177,8 @@ fn c01_a_logical_backup_that_was_killed_anywhere_is_followed_by_a_whole_one() {
         run(&server, "app", &format!("insert into zoo.no_rows values ({number}, 'b')"));
         scene.killed_at(point, &["backup", "--mode", "logical", "--database-url", &address]);
         there += usize::from(point == "logical.published");
+        let told = scene.run(&["status"]);
+        assert_eq!(told.all().contains("is at work, or failed"), point != "logical.published", "{point}");
         backup(&scene, &server, "app", &[]);
         there += 1;
         assert_eq!(backups(&scene), there, "{point}: a killed backup counts only when published");

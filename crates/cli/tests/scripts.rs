@@ -15,6 +15,8 @@ use server::throwaway::Throwaway;
 struct Scripts {
     scene: Scene,
     server: Throwaway,
+    /// Given to every call, beside what each needs.
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Scripts {
@@ -28,7 +30,7 @@ impl Scripts {
             scene.run_as.give(&scene.path(name)).unwrap();
         }
         scene.make_folder("backups");
-        Self { scene, server }
+        Self { scene, server, variables: Vec::new() }
     }
 
     fn in_app(&self, script: &str) {
@@ -54,6 +56,7 @@ impl Scripts {
         let url = format!("postgres://{user}:s%40cret%2F@/my_app?host={host}&port={port}");
         command.env("DATABASE_URL", url).current_dir(self.scene.path("backups"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         self.scene.as_user(&mut command);
         let mut child = command.spawn().unwrap();
         // Whoever asks nothing may have ended before.
@@ -135,12 +138,18 @@ fn a_restore_that_fails_changes_nothing() {
     assert_eq!(scripts.run("backup-db.sh", &[], "").code(), 0);
     let ending = "--\n-- PostgreSQL database dump complete\n--\n";
     let wrong = "create table public.u (id int);\nselect 1/0;\n";
+    // A file runs nothing on this machine.
+    let marker = scripts.scene.text_path("marker");
+    let hostile = format!("\\! touch {marker}\n\\o |touch {marker}\n{ending}");
+    let hostile = scripts.scene.write("hostile.sql", &hostile);
     let wrong = scripts.scene.write("wrong.sql", &format!("{wrong}{ending}"));
     let cut = scripts.scene.write("cut.sql", "create table public.u (id int);\n");
-    for (file, words) in [(&wrong, "division by zero"), (&cut, "not the whole of a dump")] {
+    for (file, words) in
+        [(&wrong, "division by zero"), (&cut, "not the whole of a dump"), (&hostile, "restricted")]
+    {
         let failed = scripts.run("restore-db.sh", &[file], "yes\n");
-        assert_ne!(failed.code(), 0);
-        assert!(failed.err.contains(words), "{}", failed.all());
+        failed.refused(1, &[words]);
+        assert!(!Path::new(&marker).exists(), "{}", failed.all());
         assert_eq!(scripts.count("select count(*) from t"), 1);
     }
     scripts.run("restore-db.sh", &["20200101T000000Z-logical"], "yes\n").refused(3, &["20200101T000000Z"]);
@@ -149,6 +158,71 @@ fn a_restore_that_fails_changes_nothing() {
     assert!(usage.err.contains("usage:"), "{}", usage.err);
     assert_ne!(scripts.run("restore-db.sh", &["nowhere.sql"], "yes\n").code(), 0);
     assert_eq!(number(&scripts.server, "select 1"), 1);
+}
+
+/// Runs boto3 on the test's S3 server; what it prints.
+fn on_s3(endpoint: &str, script: &str) -> String {
+    let python = std::env::var("PGKEEP_TEST_PYTHON").unwrap();
+    let head = format!(
+        "import boto3; s3 = boto3.client('s3', endpoint_url='{endpoint}', region_name='us-east-1', \
+         aws_access_key_id='test', aws_secret_access_key='test')"
+    );
+    let said = scene::said(Command::new(python).args(["-c", &format!("{head}\n{script}")]));
+    assert_eq!(said.code(), 0, "{}", said.err);
+    said.out
+}
+
+#[test]
+fn with_a_bucket_the_repository_is_the_upload() {
+    let Ok(endpoint) = std::env::var("PGKEEP_TEST_S3_ENDPOINT") else {
+        assert!(std::env::var("PGKEEP_TEST_SKIP_REMOTE").is_ok(), "no S3 server: ./test starts one");
+        eprintln!("NOT TESTED: S3, because PGKEEP_TEST_SKIP_REMOTE says so");
+        return;
+    };
+    let mut scripts = Scripts::new();
+    scripts.in_app("create table t (id serial primary key, b text); insert into t (b) values ('one')");
+    let unique = tempfile::Builder::new().prefix("scripts").rand_bytes(12).tempdir().unwrap();
+    let bucket = unique.path().file_name().unwrap().to_str().unwrap().to_lowercase();
+    on_s3(&endpoint, &format!("s3.create_bucket(Bucket='{bucket}')"));
+    scripts.variables = vec![
+        ("AWS_S3_BUCKET", bucket.clone()),
+        ("AWS_ENDPOINT_URL", endpoint.clone()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+        // Days cannot be waited for: so many backups instead of 30 days of them.
+        ("PGKEEP_RETENTION_KEEP", "1".to_owned()),
+        ("PGKEEP_RETENTION_KEEP_AT_LEAST", "1".to_owned()),
+    ];
+    let list = || {
+        let listing =
+            format!("print('\\n'.join(o['Key'] for o in s3.list_objects_v2(Bucket='{bucket}')['Contents']))");
+        on_s3(&endpoint, &listing).lines().map(str::to_owned).collect::<Vec<String>>()
+    };
+    let manifests = || list().into_iter().filter(|key| key.starts_with("backups/clusters/my_app/backups/"));
+    let first = scripts.run("backup-db.sh", &[], "");
+    assert_eq!(first.code(), 0, "{}", first.all());
+    assert!(list().iter().all(|key| key.starts_with("backups/")), "{:?}", list());
+    let uploaded: Vec<String> = manifests().collect();
+    assert_eq!(uploaded.len(), 1);
+    assert_eq!(scripts.dated().len(), 1);
+    assert!(!scripts.scene.path("backups/pgkeep").exists(), "no second repository here");
+
+    scripts.in_app("insert into t (b) values ('two')");
+    std::thread::sleep(Duration::from_millis(1100)); // files are named by the second
+    let second = scripts.run("backup-db.sh", &[], "");
+    assert_eq!(second.code(), 0, "{}", second.all());
+    assert!(manifests().count() == 1 && manifests().all(|key| key != uploaded[0]), "the first was expired");
+    assert_eq!(scripts.dated().len(), 2, "files go by their age");
+    scripts.in_app("delete from t");
+    assert_eq!(scripts.run("restore-db.sh", &["latest"], "yes\n").code(), 0);
+    assert_eq!(scripts.count("select count(*) from t"), 2);
+
+    // What cannot be uploaded is an error, makes no dated file, and removes none.
+    scripts.variables[0].1 = "no-such-bucket-of-ours".to_owned();
+    let failed = scripts.run("backup-db.sh", &[], "");
+    assert_ne!(failed.code(), 0, "{}", failed.all());
+    assert_eq!((scripts.dated().len(), manifests().count()), (2, 1));
 }
 
 #[test]

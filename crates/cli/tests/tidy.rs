@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("repository", &["storage", "pg"]),
     ("mount", &["repository", "pg"]),
     ("operations", &["repository", "server", "pg", "storage"]),
-    ("daemon", &["operations"]),
+    ("daemon", &["operations", "repository"]),
     ("cli", &["daemon", "mount", "operations", "server", "repository", "storage", "pg"]),
 ];
 
@@ -105,6 +105,15 @@ fn names_are_nouns() {
             let stem = part.split('.').next().unwrap_or(part);
             assert!(!EMPTY_NAMES.contains(&stem), "{name}: find the noun for {stem:?}");
         }
+    }
+}
+
+#[test]
+fn nothing_is_half_merged() {
+    for name in tree() {
+        let Ok(text) = fs::read_to_string(root().join(&name)) else { continue };
+        let marks = ["<<<<<<< ", ">>>>>>> "];
+        assert!(!text.lines().any(|line| marks.iter().any(|mark| line.starts_with(mark))), "{name}");
     }
 }
 

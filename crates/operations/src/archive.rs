@@ -23,7 +23,6 @@ use storage::StorageError;
 mod beginning;
 pub(crate) mod content;
 mod drain;
-pub mod further;
 pub mod get;
 mod prefetch;
 pub mod push;

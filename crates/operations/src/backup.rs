@@ -218,23 +218,34 @@ impl Ready<'_> {
             standby::end_segment(request.primary.as_ref(), control.system_identifier, &*monitor).await;
         }
         let (from, stop, size) = (started.start_segment, stopped.stop_lsn, control.wal_segment_size);
-        if let Err(error) = wal::wait(repository, &request.cluster, from, stop, size, wal_timeout).await {
-            // Everything else is stored: the next backup finds it all.
-            if let Err(lost) = repository.publish_partial(&request.cluster, &manifest, LAST_PARTIAL).await {
-                tracing::warn!(error = %lost, "what was stored is not noted for the next backup");
-            }
+        let waited = wal::wait(repository, &request.cluster, from, stop, size, wal_timeout).await;
+        if let Err(error) = waited {
+            self.keep_attempt(&manifest).await;
             return Err(if started.from_standby { standby::explain(error) } else { error });
         }
 
         failpoint::reach("backup.wal-there");
-        if !repository.has_claim(&request.cluster, &plan.id).await? {
-            return Err(BackupError::Overtaken);
-        }
         // Last on purpose: until the manifest exists there is no backup.
-        let manifest = repository.publish(&request.cluster, manifest, plan.predecessor.as_ref()).await?;
+        let published =
+            repository.publish_claimed(&request.cluster, manifest.clone(), plan.predecessor.as_ref()).await;
+        let published = match published {
+            Ok(published) => published,
+            Err(error) => {
+                self.keep_attempt(&manifest).await;
+                return Err(error.into());
+            }
+        };
         failpoint::reach("backup.published");
         repository.local().trim(LOCAL_LIMIT);
-        Ok(manifest)
+        Ok(published)
+    }
+
+    /// Notes for the next backup that everything is stored.
+    async fn keep_attempt(&self, manifest: &Manifest) {
+        let kept = self.repository.publish_partial(&self.request.cluster, manifest, LAST_PARTIAL).await;
+        if let Err(error) = kept {
+            tracing::warn!(%error, "what was stored is not noted for the next backup");
+        }
     }
 }
 

@@ -83,7 +83,7 @@ pub async fn check(repository: &Arc<Repository>, cluster: &ClusterName) -> Resul
     locks::check(&stored, cluster, &listed, &mut report).await?;
     let state = wal::state(&stored, cluster, &mut report.findings).await?;
     wal::check(&state, cluster, &listed, &expired, &mut report);
-    rest::small_objects(&stored, cluster, &mut report).await?;
+    rest::small_objects(&stored, cluster, &listed, &mut report).await?;
     rest::strays(&stored, cluster, &state, &mut report).await?;
     report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(report)

@@ -4,7 +4,7 @@
 //! back, [`init`] makes a repository, [`catalogue`] answers what is there, [`reachable`] what can be restored; [`retention`]
 //! decides what is kept, [`expire`] removes the rest, [`pin`] keeps a backup whatever the policy says, [`prune`] reclaims space;
 //! [`check`] looks whether all of it is there, [`verify`] whether it is whole; [`copy`] brings backups into another repository,
-//! [`rotation`] replaces a key.
+//! [`rotation`] replaces a key; [`failure_note`] remembers what failed last.
 //! Nothing here prints, reads the environment or knows the command line: progress goes to a [`monitor::Monitor`].
 
 pub mod archive;
@@ -14,6 +14,7 @@ pub mod check;
 pub mod copy;
 pub mod expire;
 pub mod failpoint;
+pub mod failure_note;
 pub mod findings;
 pub mod init;
 pub mod logical;

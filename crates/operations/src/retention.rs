@@ -11,6 +11,9 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+/// A backup with less than this part of the bytes of the good one before it may have lost what is missing: it is suspect.
+pub const SMALL_PART: u64 = 2;
+
 /// How far back every moment stays restorable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {

@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use repository::moved::StoredPack;
-use repository::proof::{Damage, Look, Proofs};
+use repository::proof::{Look, Proofs};
 use repository::{ClusterName, PackId, Repository, RepositoryError, layout};
 use serde::Serialize;
 
@@ -23,6 +22,7 @@ use crate::findings::{Finding, Severity};
 use crate::monitor::{Event, Monitor};
 use crate::reachable::ReachableError;
 
+pub(crate) mod known;
 mod naming;
 mod packs;
 mod selection;
@@ -30,6 +30,8 @@ mod subjects;
 mod wal;
 mod walk;
 
+use known::standing_damage;
+pub use known::{KnownDamage, known_damage};
 pub use selection::Budget;
 
 /// Packs that are read between two walks through the file lists, which say what is in them: 20 GiB.
@@ -214,13 +216,9 @@ impl Run<'_> {
             let hurt: Vec<String> = subjects.hurt_by(damage).cloned().collect();
             let concerns =
                 if damage.backups.is_empty() { self.request.backups.is_empty() } else { !hurt.is_empty() };
-            let is_told =
-                self.report.findings.iter().any(|finding| finding.object.as_deref() == Some(object));
-            if concerns && !is_told {
+            if concerns {
                 let known = "it was found so earlier, and not looked at this time";
-                self.report
-                    .findings
-                    .push(Finding::damage(damage.what.clone(), known).of(object).hurting(hurt));
+                known::tell(&mut self.report.findings, object, damage, known, hurt);
             }
         }
         Ok(())
@@ -266,48 +264,4 @@ impl Run<'_> {
     fn check_stop(&self) -> Result<(), VerifyError> {
         if self.request.stop.load(Ordering::Acquire) { Err(VerifyError::Interrupted) } else { Ok(()) }
     }
-}
-
-/// What is known to be damaged, by the proofs of earlier verifications.
-#[derive(Clone, Debug, Default)]
-pub struct KnownDamage {
-    /// Packs.
-    pub packs: Vec<PackId>,
-    /// Backups that need one of them, or whose manifest is damaged.
-    pub backups: Vec<String>,
-}
-
-/// Asks the proofs of a cluster what is damaged. A proof that cannot be read is left out.
-pub async fn known_damage(
-    repository: &Repository,
-    cluster: &ClusterName,
-) -> Result<KnownDamage, RepositoryError> {
-    let proofs = repository.proofs(cluster).await?;
-    let mut known = KnownDamage::default();
-    for (object, damage) in standing_damage(repository, &proofs).await? {
-        known.packs.extend(layout::parse_pack(object));
-        known.backups.extend(damage.backups.iter().cloned());
-    }
-    known.backups.sort();
-    known.backups.dedup();
-    Ok(known)
-}
-
-/// What was found damaged and not found whole since. A pack that was moved is left out: what was moved out of it was whole, and
-/// nothing else of it is named.
-async fn standing_damage<'p>(
-    repository: &Repository,
-    proofs: &'p Proofs,
-) -> Result<Vec<(&'p str, &'p Damage)>, RepositoryError> {
-    let mut standing = Vec::new();
-    for (object, _, damage) in proofs.damaged() {
-        let is_moved = match layout::parse_pack(object) {
-            Some(id) => repository.stored_pack(id).await? == StoredPack::Moved,
-            None => false,
-        };
-        if !is_moved {
-            standing.push((object, damage));
-        }
-    }
-    Ok(standing)
 }

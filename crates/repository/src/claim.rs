@@ -9,8 +9,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use prost::Message;
 
+use crate::backups::Predecessor;
 use crate::expired::ExpiredNote;
 use crate::layout::{self, ClusterName};
+use crate::manifest::{Manifest, PackRef};
 use crate::note::shortened;
 use crate::repository::{Repository, RepositoryError};
 use crate::seal::Kind;
@@ -62,6 +64,53 @@ impl Repository {
     /// operation for dead.
     pub async fn has_claim(&self, cluster: &ClusterName, id: &str) -> Result<bool, RepositoryError> {
         Ok(self.stored_size(&layout::claim(cluster, id)).await?.is_some())
+    }
+
+    /// Makes a claimed backup exist. Fails if its claim is gone, or a pack that it names.
+    pub async fn publish_claimed(
+        &self,
+        cluster: &ClusterName,
+        manifest: Manifest,
+        predecessor: Option<&Predecessor>,
+    ) -> Result<Manifest, RepositoryError> {
+        if !self.has_claim(cluster, &manifest.id).await? {
+            return Err(RepositoryError::Overtaken);
+        }
+        self.check_named(&manifest).await?;
+        let manifest = self.publish(cluster, manifest, predecessor).await?;
+        // Prune takes a claim away before anything else. One that stands now stood when the manifest could be seen, however
+        // long this host was asleep before it wrote that.
+        if self.has_claim(cluster, &manifest.id).await? {
+            return Ok(manifest);
+        }
+        if let Err(error) = self.take_back(cluster, &manifest.id).await {
+            tracing::warn!(backup = %manifest.id, %error, "a backup that may lack what it names stays");
+        }
+        Err(RepositoryError::Overtaken)
+    }
+
+    /// Fails if a pack that the manifest names is gone.
+    async fn check_named(&self, manifest: &Manifest) -> Result<(), RepositoryError> {
+        let unreadable = |source| RepositoryError::Content { place: "manifest".into(), source };
+        let ids =
+            manifest.packs.iter().map(PackRef::id).collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+        let lost = self.lost_packs(ids.into_iter().zip(&manifest.packs)).await?;
+        for pack in &manifest.packs {
+            let id = pack.id().map_err(unreadable)?;
+            // A listing may lack what is there.
+            let is_lost = lost.contains(&id) && self.stored_size(&layout::pack(id)).await? != Some(pack.size);
+            if is_lost {
+                return Err(RepositoryError::Lost { pack: id });
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_back(&self, cluster: &ClusterName, id: &str) -> Result<(), RepositoryError> {
+        let now = self.storage_clock().await?.unwrap_or_else(Timestamp::now);
+        let note = ExpiredNote { expired_us: now.as_microsecond(), ..ExpiredNote::default() };
+        self.note_expired(cluster, id, &note).await?;
+        self.delete_manifest(cluster, id).await
     }
 
     /// Takes a claim back, whose backup will never be. That it stays costs only time until its packs are freed.

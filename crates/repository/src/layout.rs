@@ -96,6 +96,11 @@ pub fn description() -> ObjectName {
     object("repository".into())
 }
 
+/// A name that was written down, in a proof or a mark; `None` if no object can have it.
+pub fn written(name: &str) -> Option<ObjectName> {
+    ObjectName::new(name).ok()
+}
+
 /// A pack. Two hexadecimal digits of its id make 256 folders, so that no directory grows too large.
 pub fn pack(id: PackId) -> ObjectName {
     let id = id.to_string();
@@ -195,6 +200,16 @@ pub fn proofs(cluster: &ClusterName) -> String {
 /// One proof; ids begin with the UTC time, so they sort by time.
 pub fn proof(cluster: &ClusterName, id: &str) -> ObjectName {
     object(format!("{CLUSTERS}{cluster}/proofs/{id}"))
+}
+
+/// The prefix of what ran on a cluster.
+pub fn runs(cluster: &ClusterName) -> String {
+    format!("{CLUSTERS}{cluster}/runs/")
+}
+
+/// One run of a job; ids are its kind, a `-`, and the UTC time at which it began, so those of one kind sort by time.
+pub fn run(cluster: &ClusterName, id: &str) -> ObjectName {
+    object(format!("{CLUSTERS}{cluster}/runs/{id}"))
 }
 
 /// Where the live pages of a pack went.

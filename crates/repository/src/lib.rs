@@ -33,6 +33,7 @@ pub mod pages;
 pub mod pins;
 pub mod proof;
 pub mod repository;
+pub mod run;
 pub mod seal;
 pub mod secrets;
 

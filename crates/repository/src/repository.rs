@@ -12,6 +12,7 @@ use storage::{ObjectName, Storage, StorageError};
 
 use crate::archive::Workers;
 use crate::chunk::{Codec, Digester};
+use crate::claim::CLAIM_TIME;
 use crate::content::{ContentError, Entry, Extent, Leaf, decode_page};
 use crate::description::{Description, DescriptionError};
 use crate::file_list::map_name;
@@ -82,6 +83,15 @@ pub enum RepositoryError {
         place: String,
         /// What.
         source: ContentError,
+    },
+    /// The claim of a backup that was about to exist is gone: prune took its operation for dead.
+    #[error("it took longer than {} days, and what was stored may be gone", CLAIM_TIME.as_secs() / 86_400)]
+    Overtaken,
+    /// A pack that a backup was about to name was there when it began, and is gone.
+    #[error("pack {pack} was stored and is gone: somebody else deleted it")]
+    Lost {
+        /// The pack.
+        pack: PackId,
     },
     /// A manifest names something that its pack does not have.
     #[error("pack {pack} has no {what}")]

@@ -6,8 +6,10 @@ mod several;
 use std::sync::Arc;
 
 use clap::Args;
+use jiff::Timestamp;
 use operations::backup::{BackupReport, BackupRequest, ChangedBy, Tuning, backup_tuned};
 use operations::catalogue::BackupSummary;
+use operations::failure_note::About;
 use operations::probe::Mode;
 use repository::Repository;
 use serde_json::json;
@@ -50,9 +52,20 @@ pub struct BackupArguments {
     logical: logical::LogicalArguments,
 }
 
+/// Takes a backup. Whatever it failed with is shown by `status` until there is one.
+pub async fn run(session: &Session, arguments: &BackupArguments) -> Outcome<u8> {
+    let outcome = take_and_carry(session, arguments).await;
+    let note = session.settings.failure_note(About::Backup);
+    match &outcome {
+        Ok(_) => note.worked(),
+        Err(failure) => note.failed(Timestamp::now(), failure.why()),
+    }
+    outcome
+}
+
 /// Takes a backup into the first repository that works, and carries it to the others. The exit code is that of damaged data
 /// if the server has damaged pages, although the backup is made, and a failure's if a repository does not have it.
-pub async fn run(session: &Session, arguments: &BackupArguments) -> Outcome<u8> {
+async fn take_and_carry(session: &Session, arguments: &BackupArguments) -> Outcome<u8> {
     let all: Vec<&Settings> = session.settings.repositories().collect();
     let mut shares = Vec::new();
     for (number, settings) in all.iter().enumerate() {

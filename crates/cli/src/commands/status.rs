@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use jiff::Timestamp;
 use operations::catalogue::{self, Range, Severity, Status};
+use operations::failure_note::{About, NotedFailure};
 use repository::Repository;
 use serde::Serialize;
 use serde_json::json;
@@ -31,6 +32,8 @@ struct Shown<'a> {
     #[serde(flatten)]
     status: &'a Status,
     archiver: Option<&'a Archiver>,
+    /// What the last backup from this host failed with, until there is one.
+    failed_backup: Option<&'a NotedFailure>,
     /// All of them, where several are configured.
     #[serde(skip_serializing_if = "<[Other]>::is_empty")]
     repositories: &'a [Other],
@@ -67,11 +70,13 @@ pub async fn run(session: &Session) -> Outcome<u8> {
     }
     // What a server does with its WAL is nothing to rows that are stored by SQL.
     let archiver = if status.moments.is_empty() { archiver(settings).await } else { None };
+    let failed_backup = failed_backup(settings, &status);
     let shown = Shown {
         repository: settings.location()?.to_string(),
         repository_id: repository.id(),
         status: &status,
         archiver: archiver.as_ref(),
+        failed_backup: failed_backup.as_ref(),
         repositories: &repositories,
     };
     session.output.show(&shown, || text(&repository, &shown))?;
@@ -85,6 +90,15 @@ pub async fn run(session: &Session) -> Outcome<u8> {
         (false, false, true) => Class::TryAgain as u8,
         (false, false, false) => other.unwrap_or(0),
     })
+}
+
+/// What the last backup from this host failed with, unless another host has made one since.
+fn failed_backup(settings: &Settings, status: &Status) -> Option<NotedFailure> {
+    let ended = status.newest_backup.as_ref().and_then(|newest| newest.ended);
+    settings
+        .failure_note(About::Backup)
+        .read()
+        .filter(|failed| ended.is_none_or(|ended| ended < failed.tried))
 }
 
 async fn first(settings: &Settings) -> Outcome<(Arc<Repository>, Status)> {
@@ -139,7 +153,11 @@ fn text(repository: &Repository, shown: &Shown<'_>) -> String {
         let failed = archiver.last_failed.as_deref().unwrap_or("unknown");
         push_wrapped(&mut text, "problem: ", &format!("{what}; see its log about {failed}"), width());
     }
-    if status.problems.is_empty() && failing.is_none() {
+    if let Some(failed) = shown.failed_backup {
+        let what = format!("the backup failed at {:.0}: {}", failed.tried, failed.why);
+        push_wrapped(&mut text, "notice:  ", &what, width());
+    }
+    if status.problems.is_empty() && failing.is_none() && shown.failed_backup.is_none() {
         text.push_str("No problem is known.\n");
     }
     for problem in &status.problems {

@@ -100,6 +100,7 @@ fn repository_class(error: &RepositoryError) -> Option<Class> {
         RepositoryError::Description(DescriptionError::Format { .. }) => Class::WrongRequest,
         RepositoryError::Description(_) => Class::Damaged,
         RepositoryError::NoSlotOpens | RepositoryError::SlotRemoved { .. } => Class::WrongRequest,
+        RepositoryError::Overtaken | RepositoryError::Lost { .. } => Class::TryAgain,
         RepositoryError::Content { .. } | RepositoryError::Missing { .. } => Class::Damaged,
     })
 }
@@ -130,7 +131,6 @@ fn operation_class(error: &BackupError) -> Option<Class> {
         BackupError::WalMissing { .. }
         | BackupError::StandbyWalMissing { .. }
         | BackupError::Vanished { .. }
-        | BackupError::Overtaken
         | BackupError::Changed { .. } => Some(Class::TryAgain),
         BackupError::Server(below) => Some(server_class(below)),
         BackupError::Session(below) => session_class(below),
@@ -154,9 +154,7 @@ fn logical_class(error: &LogicalError) -> Option<Class> {
         LogicalError::Repository(below) => repository_class(below),
         LogicalError::Archive(below) => archive_class(below),
         LogicalError::Codec(_) => Some(Class::Bug),
-        LogicalError::Restless { .. } | LogicalError::Locked { .. } | LogicalError::Overtaken => {
-            Some(Class::TryAgain)
-        }
+        LogicalError::Restless { .. } | LogicalError::Locked { .. } => Some(Class::TryAgain),
         LogicalError::NotEmpty { .. } | LogicalError::Filled { .. } | LogicalError::Exists { .. } => {
             Some(Class::Conflict)
         }
@@ -233,7 +231,6 @@ fn copy_class(error: &CopyError) -> Option<Class> {
         CopyError::NoCluster { .. } => Some(Class::NotFound),
         CopyError::Conflict { .. } => Some(Class::Conflict),
         CopyError::WalMissing { .. } | CopyError::LeftBehind { .. } => Some(Class::Damaged),
-        CopyError::Overtaken => Some(Class::TryAgain),
         CopyError::Codec(_) => Some(Class::Bug),
         CopyError::Catalogue(below) => catalogue_class(below),
         // The layer below says it.

@@ -4,6 +4,18 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 
+use operations::failure_note::{About, FailureNote};
+
+use super::Settings;
+
+impl Settings {
+    /// What this host remembers of failures with this repository.
+    pub fn failure_note(&self, about: About) -> FailureNote {
+        let location = self.location().map(|location| location.to_string()).unwrap_or_default();
+        FailureNote::new(self.state_dir().as_deref(), about, &self.cluster, &self.name, location)
+    }
+}
+
 /// By the rules of the XDG base directories; a service without a home gets the one that its account has.
 pub(super) fn usual_state_dir() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

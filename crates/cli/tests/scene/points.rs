@@ -22,11 +22,14 @@ pub const LOGICAL: [&str; 6] = [
     "logical.list-stored",
     "logical.published",
 ];
+/// `crates/cli/tests/export_failures.rs` has their scenario.
+pub const EXPORT: [&str; 3] = ["export.table", "export.durable", "export.named"];
 pub const LOGICAL_SWAP: [&str; 3] = ["logical.swap-created", "logical.swap-restored", "logical.swapped"];
 
 /// In the order in which one run reaches them.
 pub const PRUNE: [&str; 5] = ["prune.packed", "prune.moved", "prune.marked", "prune.deleted", "prune.swept"];
-pub const CARE: [&[&str]; 8] = [&VERIFY, &EXPIRE, &PRUNE, &COPY, &CARRY, &ROTATION, &LOGICAL, &LOGICAL_SWAP];
+pub const CARE: [&[&str]; 9] =
+    [&VERIFY, &EXPIRE, &PRUNE, &COPY, &CARRY, &ROTATION, &LOGICAL, &LOGICAL_SWAP, &EXPORT];
 
 /// A scene with a server whose ledger has so many rows.
 pub fn scene_with_ledger(rows: i64) -> (Scene, Throwaway) {

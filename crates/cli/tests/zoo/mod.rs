@@ -139,15 +139,20 @@ pub fn databases(server: &Throwaway) -> Vec<String> {
 
 /// A folder whose `pg_dump` does this, in a shell; `$real` is the true one.
 pub fn dump_that(scene: &Scene, script: &str) -> PathBuf {
+    program_that(scene, "pg_dump", script)
+}
+
+/// The same of another program.
+pub fn program_that(scene: &Scene, program: &str, script: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = PathBuf::from(scene.make_folder("programs"));
-    let real = scene.binaries.program("pg_dump");
+    let real = scene.binaries.program(program);
     let text = format!(
         "#!/bin/sh\nreal='{}'\n[ \"$1\" = --version ] && exec \"$real\" --version\n{script}\n",
         real.display()
     );
-    scene.write("programs/pg_dump", &text);
+    scene.write(&format!("programs/{program}"), &text);
     let mode = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(folder.join("pg_dump"), mode).unwrap();
+    std::fs::set_permissions(folder.join(program), mode).unwrap();
     folder
 }

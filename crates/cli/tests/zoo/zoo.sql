@@ -164,6 +164,7 @@ alter event trigger telling disable;
 create publication part for table parent (id, name) where (id > 3);
 create publication of_schema for tables in schema "odd / names.%";
 create publication every for all tables with (publish = 'insert');
+create subscription reading connection 'host=nowhere' publication of_another with (connect = false, slot_name = none, binary = true);
 create text search configuration plain (copy = simple);
 create text search dictionary stem (template = snowball, language = german);
 create foreign data wrapper nowhere;

@@ -6,7 +6,6 @@ use pg::wal::SegmentName;
 use repository::RepositoryError;
 use repository::archive::ArchiveError;
 use repository::chunk::CodecError;
-use repository::claim::CLAIM_TIME;
 use server::connection::ServerError;
 use server::files::FilesError;
 
@@ -69,9 +68,6 @@ pub enum BackupError {
         /// Number of the block in that file.
         block: u64,
     },
-    /// The claim by which prune knew of this backup is gone.
-    #[error("the backup took longer than {} days, and what it stored may be gone", CLAIM_TIME.as_secs() / 86_400)]
-    Overtaken,
     /// Another part of the backup failed, and says why.
     #[error("copying was stopped")]
     Stopped,

@@ -1,10 +1,12 @@
 //! The small objects: the description, key slots, partial manifests, proofs; and what does not belong.
 
+use repository::backups::Listed;
 use repository::{ClusterName, Repository, RepositoryError, layout};
 
 use super::{CheckError, CheckReport};
 use crate::findings::{Finding, is_damage};
 use crate::reachable::ArchiveState;
+use crate::verify::known;
 
 /// What the description says now, and the slots. One that is lost matters only to whoever opens the repository with it.
 pub(super) async fn description_and_slots(
@@ -39,10 +41,11 @@ pub(super) async fn description_and_slots(
     Ok(())
 }
 
-/// Objects whose loss costs work and no data.
+/// Objects whose loss costs work and no data; and what they say was damaged.
 pub(super) async fn small_objects(
     repository: &Repository,
     cluster: &ClusterName,
+    listed: &[Listed],
     report: &mut CheckReport,
 ) -> Result<(), CheckError> {
     let entries = repository.storage().list(&layout::partials(cluster)).await;
@@ -56,7 +59,21 @@ pub(super) async fn small_objects(
             Err(error) => return Err(error.into()),
         }
     }
-    for (name, why) in repository.proofs(cluster).await?.unreadable {
+    let proofs = repository.proofs(cluster).await?;
+    for (object, damage) in known::standing_damage(repository, &proofs).await? {
+        let hurt: Vec<String> =
+            damage.backups.iter().filter(|id| listed.iter().any(|one| one.id == **id)).cloned().collect();
+        if damage.backups.is_empty() || !hurt.is_empty() {
+            known::tell(
+                &mut report.findings,
+                object,
+                damage,
+                "verify found it so, and not whole since",
+                hurt,
+            );
+        }
+    }
+    for (name, why) in proofs.unreadable {
         let cost = "what it proved is verified again";
         report.findings.push(Finding::warning(format!("a proof cannot be read: {why}"), cost).of(name));
     }
@@ -66,7 +83,7 @@ pub(super) async fn small_objects(
 /// The rooms of the repository and of a cluster; what is in packs and WAL was seen by name.
 const ROOMS: [&str; 6] =
     [layout::PACKS, layout::KEYS, layout::CLUSTERS, layout::MOVED, layout::MARKS, layout::LEASES];
-const CLUSTER_ROOMS: [fn(&ClusterName) -> String; 8] = [
+const CLUSTER_ROOMS: [fn(&ClusterName) -> String; 9] = [
     layout::backups,
     layout::partials,
     layout::wal,
@@ -75,6 +92,7 @@ const CLUSTER_ROOMS: [fn(&ClusterName) -> String; 8] = [
     layout::pins,
     layout::claims,
     layout::proofs,
+    layout::runs,
 ];
 
 /// Objects of no known name. They harm nothing; somebody put them there.

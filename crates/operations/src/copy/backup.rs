@@ -190,13 +190,10 @@ impl<'c> Copier<'c> {
             totals: manifest.totals.as_ref().map(|totals| Totals { bytes_stored, ..totals.clone() }),
             ..manifest
         };
-        if !self.target.has_claim(cluster, &copied.id).await.map_err(CopyError::Target)? {
-            return Err(CopyError::Overtaken);
-        }
         let predecessor = self.target.predecessor(cluster).await.map_err(CopyError::Target)?;
         // Last on purpose: until the manifest exists there is no backup.
         let (id, kept) = (copied.id.clone(), identity_of(&copied));
-        match self.target.publish(cluster, copied, predecessor.as_ref()).await {
+        match self.target.publish_claimed(cluster, copied, predecessor.as_ref()).await {
             // Another copy was faster.
             Err(RepositoryError::Storage(StorageError::NameTaken { .. })) => {
                 let there = self.target.manifest(cluster, &id).await.map_err(CopyError::Target)?;

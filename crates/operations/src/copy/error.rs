@@ -3,7 +3,6 @@
 use pg::wal::SegmentName;
 use repository::archive::ArchiveError;
 use repository::chunk::CodecError;
-use repository::claim::CLAIM_TIME;
 use repository::{ClusterName, RepositoryError};
 
 use crate::catalogue::CatalogueError;
@@ -58,9 +57,6 @@ pub enum CopyError {
     /// A compressed chunk did not survive its check.
     #[error(transparent)]
     Codec(#[from] CodecError),
-    /// The claim by which the target's prune knew of this copy is gone.
-    #[error("copying took longer than {} days, and what it stored may be gone", CLAIM_TIME.as_secs() / 86_400)]
-    Overtaken,
 }
 
 impl CopyError {

@@ -15,13 +15,11 @@ use repository::{ClusterName, PackId, Repository, layout};
 
 use super::{ExpireError, ExpireRequest};
 use crate::reachable::{ArchiveState, continuous_until};
-use crate::retention::{Fact, Standing};
+use crate::retention::{Fact, SMALL_PART, Standing};
 
 /// Backups that a verification or trial restore proved to be damaged, with what it found.
 pub type Damaged = BTreeMap<String, String>;
 
-/// A backup with less than this part of the bytes of the good one before it may have lost what is missing.
-const SMALL_PART: u64 = 2;
 /// After so many small ones the next is the new size: somebody has dropped what was large.
 const SMALL_RUN: u32 = 7;
 

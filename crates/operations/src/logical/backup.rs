@@ -27,6 +27,7 @@ use crate::backup::{BackupReport, LOCAL_LIMIT};
 use crate::failpoint;
 use crate::monitor::{Event, Monitor};
 use crate::owner::holder;
+use crate::retention::SMALL_PART;
 
 /// Memory for packs, for each worker, as of a physical backup.
 const PACK_MEMORY: usize = 28 << 20;
@@ -99,15 +100,13 @@ impl Taking<'_> {
         failpoint::reach("logical.captured");
         let finished = tokio::task::block_in_place(|| shared.finish())?;
         self.fill(&mut manifest, finished, &shared)?;
+        self.compare_size(&mut manifest, monitor);
         monitor.event(Event::Phase("check"));
         self.check(&manifest).await?;
         failpoint::reach("logical.list-stored");
-        if !self.repository.has_claim(&self.request.cluster, &self.plan.id).await? {
-            return Err(LogicalError::Overtaken);
-        }
         // Last on purpose: until the manifest exists there is no backup.
         let predecessor = self.plan.predecessor.as_ref();
-        let manifest = self.repository.publish(&self.request.cluster, manifest, predecessor).await?;
+        let manifest = self.repository.publish_claimed(&self.request.cluster, manifest, predecessor).await?;
         failpoint::reach("logical.published");
         Ok((manifest, shared.read_back.load(Ordering::Relaxed)))
     }
@@ -123,6 +122,19 @@ impl Taking<'_> {
         manifest.pages = finished.pages;
         manifest.totals = Some(finished.totals);
         Ok(())
+    }
+
+    /// Tells of a backup that has much less than the one before it: `expire` lets it take no other's place.
+    fn compare_size(&self, manifest: &mut Manifest, monitor: &dyn Monitor) {
+        let before = self.plan.predecessor.as_ref().map_or(0, |before| before.manifest.totals().bytes);
+        let now = manifest.totals().bytes;
+        if now < before / SMALL_PART {
+            let warning = format!(
+                "it has {now} bytes, the backup before it {before}: is everything there? It does not take the place of older ones"
+            );
+            monitor.event(Event::Warning(warning.clone()));
+            manifest.warnings.push(warning);
+        }
     }
 
     fn begin(&self) -> Manifest {

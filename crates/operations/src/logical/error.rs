@@ -7,7 +7,6 @@ use std::time::Duration;
 use repository::RepositoryError;
 use repository::archive::ArchiveError;
 use repository::chunk::CodecError;
-use repository::claim::CLAIM_TIME;
 use server::connection::ServerError;
 use server::programs::ProgramError;
 
@@ -119,9 +118,6 @@ pub enum LogicalError {
         /// Why not.
         what: String,
     },
-    /// The claim by which prune knew of this backup is gone.
-    #[error("the backup took longer than {} days, and what it stored may be gone", CLAIM_TIME.as_secs() / 86_400)]
-    Overtaken,
     /// Another part failed, and says why.
     #[error("reading was stopped")]
     Stopped,

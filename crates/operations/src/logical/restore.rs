@@ -221,7 +221,8 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    /// Makes materialized views anew. One that reads another has to wait for it.
+    /// Makes materialized views anew. One that reads another has to wait for it. The server does so as the view's owner, who may
+    /// have lost rights that were left out: that view stays without rows, and is told.
     fn views(&self, connection: &Connection, report: &mut RestoreReport) -> Result<(), LogicalError> {
         if self.plan.request.definitions_only {
             return Ok(());
@@ -234,17 +235,17 @@ impl Restoring<'_> {
         });
         let mut waiting: Vec<String> = views.collect();
         while !waiting.is_empty() {
-            let (before, mut last) = (waiting.len(), None);
-            let mut left = Vec::new();
+            let before = waiting.len();
+            let (mut left, mut told) = (Vec::new(), Vec::new());
             for view in waiting {
                 connection.run_script("SAVEPOINT pgkeep").ok();
                 match connection.run_script(&format!("REFRESH MATERIALIZED VIEW {view}")) {
                     Ok(()) => {}
-                    // 55000: one that it reads has no rows yet.
-                    Err(error) if error.has_sqlstate("55000") => {
+                    // 55000: one that it reads has no rows yet. 42501: its owner may not read something.
+                    Err(error) if error.has_sqlstate("55000") || error.has_sqlstate("42501") => {
                         connection.run_script("ROLLBACK TO SAVEPOINT pgkeep").ok();
+                        told.push(format!("{view} has no rows until it is refreshed: {error}"));
                         left.push(view);
-                        last = Some(error);
                     }
                     Err(source) => {
                         return Err(LogicalError::Relation { action: "refresh", relation: view, source });
@@ -252,8 +253,7 @@ impl Restoring<'_> {
                 }
             }
             if left.len() == before {
-                let why = last.map(|error| error.to_string()).unwrap_or_default();
-                report.warnings.push(format!("not refreshed: {}: {why}", left.join(", ")));
+                report.warnings.extend(told);
                 break;
             }
             waiting = left;

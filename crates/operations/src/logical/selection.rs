@@ -10,6 +10,8 @@ pub struct Selection {
     pub databases: Vec<String>,
     /// All databases of the server that can be connected to.
     pub all_databases: bool,
+    /// Only these schemas, with all that is in them; all if empty. What is in no schema does not come, as with `pg_dump`.
+    pub schemas: Vec<String>,
     /// Schemas that are left out, with all that is in them.
     pub exclude_schemas: Vec<String>,
     /// Tables that are left out.
@@ -21,8 +23,12 @@ pub struct Selection {
 impl Selection {
     /// Takes out of `contents` what is not wanted; returns what was left out of the rows, for people.
     pub fn apply(&self, contents: &mut Contents) -> Vec<String> {
+        let is_chosen = |schema: &str| {
+            self.schemas.is_empty() || self.schemas.iter().any(|pattern| matches(pattern, schema))
+        };
         let is_excluded = |schema: &str, name: &str| {
-            self.exclude_schemas.iter().any(|pattern| matches(pattern, schema))
+            !is_chosen(schema)
+                || self.exclude_schemas.iter().any(|pattern| matches(pattern, schema))
                 || self.exclude_tables.iter().any(|pattern| matches_table(pattern, schema, name))
         };
         contents.sequences.retain(|sequence| !is_excluded(&sequence.schema, &sequence.name));
@@ -34,12 +40,18 @@ impl Selection {
         contents.tables.retain(|table| {
             let named = Named { schema: table.schema.clone(), name: table.name.clone() };
             let rows_excluded = self.rows_excluded(&named);
-            let excluded = is_excluded(&table.schema, &table.name);
-            if excluded || rows_excluded {
+            // Extensions are in no schema, and their tables are made by them.
+            let no_extension = table.of_extension && !self.schemas.is_empty();
+            let excluded = is_excluded(&table.schema, &table.name) || no_extension;
+            if is_chosen(&table.schema) && (excluded || rows_excluded) {
                 left_out.push(format!("{}.{}: left out as configured", table.schema, table.name));
             }
             !excluded && !rows_excluded
         });
+        if !self.schemas.is_empty() {
+            contents.large_objects = 0;
+            left_out.push("all but the chosen schemas: left out as configured".to_owned());
+        }
         left_out
     }
 
@@ -49,6 +61,7 @@ impl Selection {
 
     /// Arguments by which `pg_dump` leaves out the same.
     pub fn dump_arguments(&self) -> Vec<String> {
+        let chosen = self.schemas.iter().map(|pattern| format!("--schema={}", dump_pattern(pattern)));
         let schemas =
             self.exclude_schemas.iter().map(|pattern| format!("--exclude-schema={}", dump_pattern(pattern)));
         let tables = self.exclude_tables.iter().map(|pattern| match pattern.split_once('.') {
@@ -57,7 +70,7 @@ impl Selection {
             }
             None => format!("--exclude-table=*.{}", dump_pattern(pattern)),
         });
-        schemas.chain(tables).collect()
+        chosen.chain(schemas).chain(tables).collect()
     }
 }
 
@@ -109,12 +122,17 @@ mod tests {
     #[test]
     fn pg_dump_is_told_the_same() {
         let selection = Selection {
+            schemas: vec!["app_*".into()],
             exclude_schemas: vec!["log*".into()],
             exclude_tables: vec!["tmp".into(), "a.b\"*".into()],
             ..Selection::default()
         };
-        let expected =
-            ["--exclude-schema=\"log\"*", "--exclude-table=*.\"tmp\"", "--exclude-table=\"a\".\"b\"\"\"*"];
+        let expected = [
+            "--schema=\"app_\"*",
+            "--exclude-schema=\"log\"*",
+            "--exclude-table=*.\"tmp\"",
+            "--exclude-table=\"a\".\"b\"\"\"*",
+        ];
         assert_eq!(selection.dump_arguments(), expected);
     }
 }

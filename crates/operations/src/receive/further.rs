@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::segment::Stretch;
 use super::store::chain;
 use super::{Notice, Tell};
-use crate::archive::further::REST;
+use crate::failure_note::REST;
 
 /// Segments that wait for one repository: each keeps its file in the spool folder.
 const QUEUE: usize = 4;

@@ -60,11 +60,15 @@ pub(super) async fn verify(
     // Each takes a thread while it is opened.
     let at_once = run.request.workers.max(1) * 2;
     let mut coming = stream::iter(files.into_iter().map(look)).buffered(at_once);
+    let mut gone = Vec::new();
     while let Some((name, size, seen)) = coming.next().await {
         run.check_stop()?;
         let object = layout::wal_file(&cluster, name).to_string();
         match seen? {
-            Seen::Gone => continue,
+            Seen::Gone => {
+                gone.push(name);
+                continue;
+            }
             Seen::Whole => {
                 if run.proofs.damaged().any(|(damaged, _, _)| damaged == object) {
                     run.look.whole.push(object);
@@ -75,17 +79,29 @@ pub(super) async fn verify(
                     run.report.segments_proved += 1;
                 }
             }
-            Seen::Damaged(why) => {
-                let finding = hurt(subjects, state, name, why);
-                let damage = Damage { what: finding.what.clone(), backups: Vec::new() };
-                run.look.damaged.push((object.clone(), damage));
-                run.report.findings.push(finding.of(object));
-            }
+            Seen::Damaged(why) => note(run, hurt(subjects, state, name, why), object),
         }
         run.report.bytes_read += size;
         run.monitor.event(Event::Advanced { bytes: size });
     }
+    let Some(size) = state.segment_size().filter(|_| !gone.is_empty()) else { return Ok(()) };
+    // An expire that ran meanwhile has said so before.
+    let expired = repository.expired(&cluster).await?.wal_before.map_or(0, Lsn::get);
+    for name in gone {
+        // Only segments stay until they expire: a part goes when there is more.
+        if matches!(name, WalName::File(FileName::Segment(segment)) if segment.end(size) > expired) {
+            let why = "it was listed, and is not there".to_owned();
+            note(run, hurt(subjects, state, name, why), layout::wal_file(&cluster, name).to_string());
+        }
+    }
     Ok(())
+}
+
+/// Notes damage of one object.
+fn note(run: &mut Run<'_>, finding: Finding, object: String) {
+    let damage = Damage { what: finding.what.clone(), backups: Vec::new() };
+    run.look.damaged.push((object.clone(), damage));
+    run.report.findings.push(finding.of(object));
 }
 
 /// Everything but whole segments, with sizes that do not count.

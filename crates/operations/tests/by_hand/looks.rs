@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use operations::check::check;
+use operations::findings::Finding;
 use operations::monitor::{Event, Monitor, Silent};
 use operations::verify::{Budget, Verified, VerifyRequest, known_damage, verify};
+use pg::Lsn;
+use repository::archive::WalName;
+use repository::expired::ExpiredNote;
 use repository::layout;
 use repository::proof::{Damage, Look};
 use storage::{Memory, ObjectName};
 
-use super::desk::{Desk, cluster, day, id, pages};
+use super::desk::{Desk, SEGMENT, cluster, day, id, pages, segment};
 
 async fn verified(desk: &Desk, monitor: Arc<dyn Monitor>) -> Verified {
     within(desk, None, monitor).await
@@ -33,13 +37,15 @@ fn objects(verified: &Verified) -> Vec<&str> {
     verified.report.findings.iter().filter_map(|finding| finding.object.as_deref()).collect()
 }
 
-/// Deletes an object when the packs are about to be read.
+/// Deletes an object when a phase begins.
 #[derive(Debug)]
-struct Deleting(Arc<Memory>, ObjectName);
+struct Deleting(Arc<Memory>, ObjectName, &'static str);
 
 impl Monitor for Deleting {
     fn event(&self, event: Event) {
-        if let Event::Phase("verify packs") = event {
+        if let Event::Phase(phase) = event
+            && phase == self.2
+        {
             self.0.damage(&self.1, None);
         }
     }
@@ -53,7 +59,8 @@ async fn a_pack_that_prune_moves_meanwhile_is_not_damaged() {
     desk.backup(&id(1), &[("base/5/1".into(), vec![pages(old, 0, 0, 6)])], &[]).await;
     desk.at(2);
     assert_eq!(desk.prune().await.moved_packs, 1);
-    let found = verified(&desk, Arc::new(Deleting(desk.memory.clone(), layout::pack(old)))).await;
+    let found =
+        verified(&desk, Arc::new(Deleting(desk.memory.clone(), layout::pack(old), "verify packs"))).await;
     assert!(!desk.has(old));
     assert_eq!(objects(&found), [] as [&str; 0]);
     let known = known_damage(&desk.host(), &cluster()).await.unwrap();
@@ -114,4 +121,32 @@ async fn damage_that_is_known_is_told_when_it_is_not_looked_at() {
     let found = within(&desk, Some(Budget::Bytes(1)), Arc::new(Silent)).await;
     assert_eq!((found.report.packs_proved, objects(&found)), (1, vec![object.as_str()]));
     assert!(found.report.is_damaged());
+
+    // By a check, too, which reads no pack, as long as a backup needs it.
+    let told = async || {
+        let found = check(&desk.host(), &cluster()).await.unwrap().findings;
+        let of_it = |finding: &&Finding| finding.object.as_deref() == Some(object.as_str());
+        found.iter().find(of_it).map(|finding| finding.backups.clone())
+    };
+    assert_eq!(told().await, Some(vec![id(1)]));
+    desk.expire(&id(1)).await;
+    assert_eq!(told().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_of_wal_that_goes_before_it_is_read_is_missing_unless_it_expired() {
+    let mut desk = Desk::new().await;
+    let pack = desk.pack(&[&[1]]).await;
+    desk.backup(&id(1), &[("base/5/1".into(), vec![pages(pack, 0, 0, 1)])], &[]).await;
+    desk.wal(1).await;
+    let name = layout::wal_file(&cluster(), WalName::File(segment(1)));
+    let bytes = desk.memory.bytes(&name).unwrap();
+    let deleting = || Arc::new(Deleting(desk.memory.clone(), name.clone(), "verify WAL"));
+    assert!(objects(&verified(&desk, deleting()).await).contains(&name.as_str()));
+    // It came back, and an expire that notes it first takes it away.
+    desk.memory.damage(&name, Some(bytes));
+    let position = Lsn::new(3 * SEGMENT).unwrap();
+    desk.host().note_expired_wal(&cluster(), position, &ExpiredNote::default()).await.unwrap();
+    assert!(!objects(&verified(&desk, deleting()).await).contains(&name.as_str()));
+    assert!(desk.memory.bytes(&name).is_none());
 }

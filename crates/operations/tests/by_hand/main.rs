@@ -9,3 +9,4 @@ mod desk;
 mod hiding;
 mod looks;
 mod moves;
+mod publishing;

@@ -4,7 +4,7 @@
 
 mod every_kind;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -119,13 +119,16 @@ impl Scene {
         self.server.connect().unwrap().run_script(script).unwrap();
     }
 
-    /// Carries what `cp` archived into the repository, once; in order, as an archiver does, so that there is no hole wherever it
-    /// is interrupted.
+    /// Carries what `cp` archived into the repository, once; in order, as an archiver does: no interruption leaves a hole.
     pub async fn carry(&self) {
         let folder = self.folder.path().join("wal");
+        let names = || -> BTreeSet<_> {
+            let entries = std::fs::read_dir(&folder).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
         // Whatever came before the last of a first look is in a second one.
-        let Some(last) = names_in(&folder).pop() else { return };
-        for name in names_in(&folder).into_iter().take_while(|name| *name <= last) {
+        let Some(last) = names().pop_last() else { return };
+        for name in names().into_iter().take_while(|name| *name <= last) {
             let Ok(file) = name.parse::<FileName>() else { continue };
             if self.carried.lock().unwrap().contains(&name) {
                 continue;
@@ -242,15 +245,6 @@ impl Scene {
         let restore = plan(self.repository.clone(), request).await.unwrap();
         execute(restore, Arc::new(Silent)).await.unwrap();
     }
-}
-
-/// The names in a folder, in order.
-fn names_in(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).unwrap();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 /// A new folder in memory where that is possible, open to the user that servers run as.

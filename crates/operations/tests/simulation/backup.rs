@@ -154,11 +154,11 @@ impl Begun<'_> {
             repository.withdraw_claim(&request.cluster, &request.id).await;
             return Ok(Taken::LacksWal);
         }
-        if !repository.has_claim(&request.cluster, &request.id).await? {
-            return Ok(Taken::Overtaken);
+        match repository.publish_claimed(&request.cluster, manifest, predecessor.as_ref()).await {
+            Ok(_) => Ok(Taken::There { taken, partials }),
+            Err(RepositoryError::Overtaken) => Ok(Taken::Overtaken),
+            Err(error) => Err(error),
         }
-        repository.publish(&request.cluster, manifest, predecessor.as_ref()).await?;
-        Ok(Taken::There { taken, partials })
     }
 }
 

@@ -133,7 +133,9 @@ impl Host {
         world.tell(self.number, || error.to_string());
         let mut model = world.model.lock().unwrap();
         model.counts.failures += 1;
-        if error.is_damage() && !world.damages {
+        // A backup that does not come to exist loses nothing; but nothing that it names may have gone.
+        let is_loss = error.is_damage() || matches!(error, RepositoryError::Lost { .. });
+        if is_loss && !world.damages {
             model.broken.push(format!("host {}: {error}", self.number));
         }
     }

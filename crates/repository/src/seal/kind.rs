@@ -30,4 +30,6 @@ pub enum Kind {
     Moved = 12,
     /// What a verification or trial restore proved.
     Proof = 13,
+    /// What a job did, when, and how it ended.
+    Run = 14,
 }

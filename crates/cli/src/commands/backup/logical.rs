@@ -28,7 +28,10 @@ pub struct LogicalArguments {
     /// Store every database of the server
     #[arg(long, conflicts_with = "database")]
     all_databases: bool,
-    /// Leave out a schema; `*` stands for any characters
+    /// Store this schema and no other; `*` stands for any characters
+    #[arg(long, value_name = "PATTERN")]
+    schema: Vec<String>,
+    /// Leave out a schema
     #[arg(long, value_name = "PATTERN")]
     exclude_schema: Vec<String>,
     /// Leave out a table, `schema.table` or `table`
@@ -43,7 +46,7 @@ impl LogicalArguments {
     /// Refuses what a backup of files cannot do.
     pub fn refuse(&self) -> Outcome {
         let given = self.all_databases
-            || [&self.database, &self.exclude_schema, &self.exclude_table, &self.exclude_rows]
+            || [&self.database, &self.schema, &self.exclude_schema, &self.exclude_table, &self.exclude_rows]
                 .iter()
                 .any(|list| !list.is_empty());
         if !given {
@@ -64,6 +67,7 @@ impl LogicalArguments {
         Selection {
             databases: if all { Vec::new() } else { databases },
             all_databases: all,
+            schemas: or_settings(&self.schema, "logical.schemas"),
             exclude_schemas: or_settings(&self.exclude_schema, "logical.exclude_schemas"),
             exclude_tables: or_settings(&self.exclude_table, "logical.exclude_tables"),
             exclude_rows: or_settings(&self.exclude_rows, "logical.exclude_rows"),

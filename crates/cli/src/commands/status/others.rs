@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use operations::archive::further::Outage;
 use operations::catalogue::{self, Severity, Status};
+use operations::failure_note::{About, NotedFailure};
 use pg::{Lsn, TimelineId};
 use serde::Serialize;
 
-use crate::commands::wal::push;
 use crate::failure::{Class, Failure, Outcome, push_wrapped};
 use crate::opening;
 use crate::output::{bytes, exact_moment, facts, span, width};
@@ -44,7 +43,7 @@ pub struct Other {
     /// What is lost in it, or was not copied into it yet.
     lacks: Vec<String>,
     /// What this host noted when it last could not store WAL there.
-    outage: Option<Outage>,
+    outage: Option<NotedFailure>,
     #[serde(skip)]
     class: Option<Class>,
 }
@@ -70,7 +69,7 @@ impl Other {
             newest_wal: newest.map(|range| WalEnd { timeline: range.timeline, lsn: range.to.lsn }),
             wal_behind_bytes: None,
             lacks: known.map(lost).unwrap_or_default(),
-            outage: push::note(settings).read(),
+            outage: settings.failure_note(About::Wal).read(),
             class: failure.map(|failure| failure.class),
         }
     }

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use operations::archive::further::OutageNote;
 use operations::archive::{Context, push};
+use operations::failure_note::About;
 
 use super::{context, start};
 use crate::failure::{Class, Failure, Outcome};
@@ -62,7 +62,7 @@ async fn attempt(settings: &Settings, file: &Path, repositories: usize) -> Tried
             Err(failure) => Tried::Failed(failure),
         };
     }
-    let note = note(settings);
+    let note = settings.failure_note(About::Wal);
     if note.rests(Timestamp::now()) {
         return Tried::Resting;
     }
@@ -79,16 +79,10 @@ async fn attempt(settings: &Settings, file: &Path, repositories: usize) -> Tried
             Tried::Stored(Box::new(context))
         }
         Err(failure) => {
-            note.failed(Timestamp::now(), failure.because.join(": "));
+            note.failed(Timestamp::now(), failure.why());
             Tried::Failed(failure)
         }
     }
-}
-
-/// What this host remembers of the failures of a further repository.
-pub fn note(settings: &Settings) -> OutageNote {
-    let location = settings.location().map(|location| location.to_string()).unwrap_or_default();
-    OutageNote::new(settings.state_dir().as_deref(), &settings.cluster, &settings.name, location)
 }
 
 async fn store(settings: &Settings, file: &Path, what: &str) -> Outcome<Context> {

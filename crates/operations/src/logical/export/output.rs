@@ -3,13 +3,14 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use flate2::write::GzEncoder;
 use rustix::fs::{FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
+use crate::failpoint;
 use crate::logical::LogicalError;
 
 /// Bytes that are read or written at once.
@@ -145,7 +146,9 @@ impl Output {
         if let Target::File(file) = &counted.to {
             file.sync_all().map_err(failed("make the export durable"))?;
         }
+        failpoint::reach("export.durable");
         rename(part, path, *force)?;
+        failpoint::reach("export.named");
         self.name = None;
         Ok(counted.bytes)
     }
@@ -194,17 +197,24 @@ impl Write for Counted {
 
 /// Opens the unfinished file: a new one, or one that a killed export has left.
 fn open_part(part: &Path) -> Result<File, LogicalError> {
-    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(part);
-    let file = opened.map_err(failed("make the file of the export"))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-        failed(if error == Errno::WOULDBLOCK {
-            "wait for another export that writes the same file"
-        } else {
-            "lock the file of the export"
-        })(error.into())
-    })?;
-    file.set_len(0).map_err(failed("make the file of the export"))?;
-    Ok(file)
+    loop {
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(part);
+        let file = opened.map_err(failed("make the file of the export"))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+            failed(if error == Errno::WOULDBLOCK {
+                "wait for another export that writes the same file"
+            } else {
+                "lock the file of the export"
+            })(error.into())
+        })?;
+        let own = file.metadata().map_err(failed("look at the file of the export"))?;
+        // Another export may have given the file its name, or removed it, before the lock was ours.
+        let is_ours = |there: fs::Metadata| (there.dev(), there.ino()) == (own.dev(), own.ino());
+        if part.metadata().is_ok_and(is_ours) {
+            file.set_len(0).map_err(failed("make the file of the export"))?;
+            return Ok(file);
+        }
+    }
 }
 
 /// Gives the file its name, durably.

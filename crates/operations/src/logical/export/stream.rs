@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::archive::{Archive, Numbers, Place};
 use super::blocks::{self, Block, RowsBlock};
 use super::{ExportPlan, ExportReport};
+use crate::failpoint;
 use crate::logical::LogicalError;
 use crate::logical::reader::FileReader;
 use crate::logical::restore::find;
@@ -87,6 +88,7 @@ impl<'p> Stream<'p> {
             compare(table, &sum)?;
             report.tables += 1;
             report.rows += sum.rows;
+            failpoint::reach("export.table");
         }
         out.flush().map_err(taken_error)
     }
