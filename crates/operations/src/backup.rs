@@ -94,6 +94,8 @@ pub struct BackupReport {
     pub manifest: Manifest,
     /// How long it took.
     pub elapsed: Duration,
+    /// Stored bytes of earlier backups that were read to compare rows with them.
+    pub bytes_read_back: u64,
 }
 
 /// What all threads of one backup share.
@@ -158,7 +160,7 @@ pub async fn backup_tuned(
     let ready =
         Ready { repository: &repository, request, facts: &facts, files, control: &control, plan: &plan };
     match ready.capture(connection, monitor, tuning).await {
-        Ok(manifest) => Ok(BackupReport { manifest, elapsed: began.elapsed() }),
+        Ok(manifest) => Ok(BackupReport { manifest, elapsed: began.elapsed(), bytes_read_back: 0 }),
         Err(error) => {
             repository.withdraw_claim(&request.cluster, &plan.id).await;
             Err(error)

@@ -5,6 +5,7 @@
 //! only what changed is stored. In the repository it is a tree of files like any other backup: [`repository::logical`].
 
 mod backup;
+mod before;
 mod capture;
 mod check;
 mod content;
@@ -15,6 +16,7 @@ mod plan;
 mod reader;
 pub mod restore;
 mod rows;
+mod runs;
 mod selection;
 
 pub use backup::back_up;

@@ -4,11 +4,15 @@
 //! name packs by an index into a small dictionary of their own, so that their bytes stay the same, and are shared with
 //! the parent, as long as nothing in them changed. `docs/format.md` §5.
 
+mod leaf;
+
 use prost::Message;
 
 use crate::chunk::{MAX_CHUNK, PAGE};
 use crate::layout::PackId;
 use crate::pack::MAX_CHUNKS;
+
+pub use leaf::{Composed, Leaf, PieceDigest};
 
 /// Bytes of a file that one leaf covers.
 pub const LEAF_SPAN: u64 = 16 << 20;
@@ -21,7 +25,7 @@ pub struct Extent {
     pub pack: PackId,
     /// The chunk's number in the pack.
     pub chunk: u32,
-    /// Where in the chunk's plaintext, in bytes; a multiple of 8 KiB for file content.
+    /// Where in the chunk's plaintext, in bytes; a multiple of 8 KiB for file content, but for rows of a logical backup.
     pub offset: u32,
     /// How many bytes.
     pub length: u64,
@@ -137,14 +141,6 @@ struct StoredEntry {
     target: Vec<u8>,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct StoredLeaf {
-    #[prost(bytes = "vec", repeated, tag = "1")]
-    packs: Vec<Vec<u8>>,
-    #[prost(uint64, repeated, tag = "2")]
-    extents: Vec<u64>,
-}
-
 /// The packs that a page or leaf names, in order of first use.
 #[derive(Default)]
 struct Dictionary {
@@ -199,20 +195,6 @@ impl Dictionary {
         }
         Ok((extents, total))
     }
-}
-
-/// A leaf's stored form.
-pub fn encode_leaf(extents: &[Extent]) -> Vec<u8> {
-    let mut dictionary = Dictionary::default();
-    let extents = dictionary.flatten(extents);
-    StoredLeaf { packs: dictionary.stored(), extents }.encode_to_vec()
-}
-
-/// Reads a leaf that covers `span` bytes of its file.
-pub fn decode_leaf(bytes: &[u8], span: u64) -> Result<Vec<Extent>, ContentError> {
-    let leaf = StoredLeaf::decode(bytes).map_err(|_| ContentError { what: "map leaf" })?;
-    let (extents, total) = Dictionary::read(&leaf.packs)?.unflatten(&leaf.extents)?;
-    if total == span { Ok(extents) } else { Err(ContentError { what: "a leaf of another length" }) }
 }
 
 /// A list page's stored form.
@@ -318,7 +300,7 @@ impl ExtentBuilder {
             _ => self.extents.push(piece),
         }
         // A short last page of a file is padded in its chunk: what follows it there is not the file's.
-        self.next = if !piece.length.is_multiple_of(PAGE as u64) {
+        self.next = if !end.is_multiple_of(PAGE as u32) {
             None
         } else if end == chunk_len {
             Some((piece.pack, piece.chunk + 1, 0))

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use crate::chunk::{Codec, CodecError, Digester, MAX_CHUNK};
-use crate::content::{Entry, Extent, encode_leaf, encode_page};
+use crate::content::{Entry, Extent, Leaf, encode_page};
 use crate::layout::PackId;
 use crate::local::{Drawer, LocalStore};
 use crate::manifest::PageRef;
@@ -65,8 +65,8 @@ impl FileListWriter {
     }
 
     /// Stores a leaf; returns where its bytes are.
-    pub fn add_leaf(&mut self, extents: &[Extent]) -> Result<Extent, CodecError> {
-        self.add_bytes(&encode_leaf(extents))
+    pub fn add_leaf(&mut self, leaf: &Leaf) -> Result<Extent, CodecError> {
+        self.add_bytes(&leaf.encode())
     }
 
     /// Adds the next entry, which must come after all others in path order.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::chunk::{PAGE, PageDigest};
-use crate::content::{Content, Entry, Extent, LEAF_SPAN};
+use crate::content::{Content, Entry, Extent, LEAF_SPAN, Leaf};
 use crate::layout::PackId;
 use crate::pack::PackTable;
 use crate::repository::{Repository, RepositoryError};
@@ -23,17 +23,22 @@ pub struct PageAt {
 impl Repository {
     /// The extents of one span of 16 MiB of a file; empty past its end.
     pub async fn span_extents(&self, entry: &Entry, index: u32) -> Result<Vec<Extent>, RepositoryError> {
+        Ok(self.span_leaf(entry, index).await?.extents)
+    }
+
+    /// The same, with the pieces that are made of several extents.
+    pub async fn span_leaf(&self, entry: &Entry, index: u32) -> Result<Leaf, RepositoryError> {
         match &entry.content {
-            Content::Inline(extents) if index == 0 => Ok(extents.clone()),
-            Content::Inline(_) => Ok(Vec::new()),
+            Content::Inline(extents) if index == 0 => Ok(Leaf::of(extents.clone())),
+            Content::Inline(_) => Ok(Leaf::default()),
             Content::Leaves(leaves) => match leaves.get(index as usize) {
                 Some(leaf) => self.leaf(*leaf, leaf_span(entry.size, index)).await,
-                None => Ok(Vec::new()),
+                None => Ok(Leaf::default()),
             },
         }
     }
 
-    /// The pages of `extents`, in order. `tail_lens` tells the lengths of packs' tails where they are known.
+    /// The pages of `extents`, in order, which must begin on pages. `tail_lens` tells the lengths of packs' tails where they are known.
     pub async fn pages(
         &self,
         extents: &[Extent],
@@ -78,6 +83,10 @@ pub fn pieces(table: &PackTable, extent: Extent) -> Result<Vec<Extent>, Reposito
 
 fn push_pages(table: &PackTable, piece: Extent, pages: &mut Vec<PageAt>) -> Result<(), RepositoryError> {
     let chunk_len = table.chunks[piece.chunk as usize].plain_len;
+    if !piece.offset.is_multiple_of(PAGE as u32) {
+        let what = format!("page that begins at {} of chunk {}", piece.offset, piece.chunk);
+        return Err(RepositoryError::Missing { pack: piece.pack, what });
+    }
     let mut offset = piece.offset;
     let end = piece.offset + piece.length as u32;
     while offset < end {

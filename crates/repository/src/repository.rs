@@ -13,7 +13,7 @@ use storage::{ObjectName, Storage, StorageError};
 use crate::archive::Workers;
 use crate::chunk::{Codec, Digester};
 use crate::claim::CLAIM_TIME;
-use crate::content::{ContentError, Entry, Extent, decode_leaf, decode_page};
+use crate::content::{ContentError, Entry, Extent, Leaf, decode_page};
 use crate::description::{Description, DescriptionError};
 use crate::file_list::map_name;
 use crate::keys::{KeyError, Slot, SlotKey, SlotKind};
@@ -418,10 +418,10 @@ impl Repository {
         Ok(plain.get(range).ok_or_else(missing)?.to_vec())
     }
 
-    /// The extents of a leaf that covers `span` bytes of its file.
-    pub async fn leaf(&self, at: Extent, span: u64) -> Result<Vec<Extent>, RepositoryError> {
+    /// A leaf that covers `span` bytes of its file.
+    pub async fn leaf(&self, at: Extent, span: u64) -> Result<Leaf, RepositoryError> {
         let bytes = self.map_bytes(at).await?;
-        decode_leaf(&bytes, span).map_err(|source| content_error(at, source))
+        Leaf::decode(&bytes, span).map_err(|source| content_error(at, source))
     }
 
     /// The entries of a list page.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use repository::archive::{Identity, WalInfo};
 use repository::chunk::{Codec, MAX_CHUNK, PAGE};
-use repository::content::{Content, Entry, EntryKind, Extent, ExtentBuilder, LEAF_SPAN};
+use repository::content::{Content, Entry, EntryKind, Extent, ExtentBuilder, LEAF_SPAN, Leaf};
 use repository::description::Description;
 use repository::file_list::FileListWriter;
 use repository::keys::{Slot, SlotKey, SlotKind};
@@ -200,7 +200,9 @@ async fn write_backup(repository: &Repository) {
         let stored = if spans.len() == 1 {
             Content::Inline(spans.remove(0))
         } else {
-            Content::Leaves(spans.iter().map(|extents| list.add_leaf(extents).unwrap()).collect())
+            Content::Leaves(
+                spans.iter().map(|extents| list.add_leaf(&Leaf::of(extents.clone())).unwrap()).collect(),
+            )
         };
         entries.push(Entry {
             path: path.as_bytes().to_vec(),

@@ -162,6 +162,9 @@ async fn finish(
     }
     let is_alone = shares.len() == 1;
     let mut value = json!({"backup": summary, "elapsed_s": report.elapsed.as_secs_f64(), "warnings": report.manifest.warnings});
+    if report.manifest.is_logical() {
+        value["bytes_read_back"] = report.bytes_read_back.into();
+    }
     if !is_alone {
         value["repositories"] = shares.iter().map(Share::to_json).collect();
     }

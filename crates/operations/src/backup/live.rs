@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use repository::PackId;
-use repository::content::{Content, Extent, LEAF_SPAN};
+use repository::content::{Content, Extent, LEAF_SPAN, Leaf};
 use repository::file_list::FileListWriter;
 use repository::manifest::PackRef;
 
@@ -52,7 +52,7 @@ pub(crate) fn store_content(
     }
     let mut leaves = Vec::with_capacity(spans.len());
     for extents in spans {
-        leaves.push(list.add_leaf(&extents)?);
+        leaves.push(list.add_leaf(&Leaf::of(extents))?);
     }
     count(live, &leaves);
     Ok(Content::Leaves(leaves))

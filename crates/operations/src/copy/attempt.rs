@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use repository::RepositoryError;
-use repository::content::{Content, Entry, Extent};
+use repository::content::{Content, Entry, Extent, Leaf};
 use repository::file_list::{FileList, FileListWriter};
 use repository::manifest::{Manifest, PackRef};
 use storage::StorageError;
@@ -67,7 +67,8 @@ impl Copier<'_> {
             entry.content = if matches!(entry.content, Content::Inline(_)) {
                 Content::Inline(spans.pop().unwrap_or_default())
             } else {
-                let leaves: Result<Vec<_>, _> = spans.iter().map(|extents| list.add_leaf(extents)).collect();
+                let leaves = spans.into_iter().map(|extents| list.add_leaf(&Leaf::of(extents)));
+                let leaves: Result<Vec<_>, _> = leaves.collect();
                 Content::Leaves(leaves?)
             };
             list.add_entry(entry)?;

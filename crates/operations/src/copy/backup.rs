@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use repository::chunk::{MAX_CHUNK, PAGE};
-use repository::content::{Content, Entry, EntryKind, Extent, ExtentBuilder, LEAF_SPAN, encode_leaf};
+use repository::content::{Content, Entry, EntryKind, Extent, ExtentBuilder, LEAF_SPAN, Leaf};
 use repository::file_list::{FileList, FileListWriter};
 use repository::manifest::{BackupKind, Manifest, PageRef, Totals};
 use repository::pages::pieces;
@@ -44,7 +44,7 @@ type LeafDigest = [u8; 32];
 
 /// Of what a leaf of the target says; it goes nowhere.
 pub(crate) fn leaf_digest(extents: &[Extent]) -> LeafDigest {
-    *blake3::hash(&encode_leaf(extents)).as_bytes()
+    *blake3::hash(&Leaf::of(extents.to_vec()).encode()).as_bytes()
 }
 
 /// A backup on its way.
@@ -227,7 +227,7 @@ impl<'c> Copier<'c> {
             let digest = leaf_digest(&extents);
             let leaf = match self.leaves.get(&digest).or_else(|| making.leaves.get(&digest)) {
                 Some(leaf) => *leaf,
-                None => making.list.add_leaf(&extents)?,
+                None => making.list.add_leaf(&Leaf::of(extents))?,
             };
             making.leaves.insert(digest, leaf);
             leaves.push(leaf);
@@ -242,7 +242,7 @@ impl<'c> Copier<'c> {
         for (number, piece) in pieces.iter().enumerate() {
             let mut rest = *piece;
             while rest.length > 0 {
-                let from = place_of(rest).map_err(CopyError::Source)?;
+                let from = place_of(rest);
                 let (to, pages) = match self.places.look(from) {
                     Known::At(to, pages) => (to, pages),
                     Known::Nowhere(pages) => {
@@ -251,7 +251,7 @@ impl<'c> Copier<'c> {
                     }
                 };
                 let part = take(rest, pages);
-                let offset = to.page * PAGE as u32;
+                let offset = to.page * PAGE as u32 + within_page(rest) as u32;
                 // A full chunk's length: in a shorter one the next piece does not go on behind it, which is told from where it is.
                 builder.push(
                     Extent { pack: to.pack, chunk: to.chunk, offset, length: part.length },
@@ -265,12 +265,25 @@ impl<'c> Copier<'c> {
     }
 
     async fn copy_pages(&mut self, part: Extent, from: Place, ahead: &[Extent]) -> Result<(), CopyError> {
+        let part = self.whole_pages(part).await.map_err(CopyError::Source)?;
         let bytes = self.reader.read(part, ahead).await.map_err(CopyError::Source)?;
         for (number, page) in bytes.chunks(PAGE).enumerate() {
             let to = self.writer.push(page).await?;
             self.places.note(Place { page: from.page + number as u32, ..from }, to, 1);
         }
         Ok(())
+    }
+}
+
+impl Copier<'_> {
+    /// A part of a chunk of the source, with all of the pages that it touches.
+    async fn whole_pages(&self, part: Extent) -> Result<Extent, RepositoryError> {
+        let offset = part.offset - within_page(part) as u32;
+        let end = (part.offset + part.length as u32).next_multiple_of(PAGE as u32);
+        let table = self.source.table(part.pack, None).await?;
+        // The last page of a chunk may be short.
+        let end = table.chunks.get(part.chunk as usize).map_or(end, |info| info.plain_len.min(end));
+        Ok(Extent { offset, length: u64::from(end - offset), ..part })
     }
 }
 
@@ -284,16 +297,17 @@ pub(crate) async fn cut(repository: &Repository, extents: &[Extent]) -> Result<V
     Ok(cut)
 }
 
-/// The page that a piece begins with.
-pub(crate) fn place_of(piece: Extent) -> Result<Place, RepositoryError> {
-    if !piece.offset.is_multiple_of(PAGE as u32) {
-        let what = format!("page that begins at {} of chunk {}", piece.offset, piece.chunk);
-        return Err(RepositoryError::Missing { pack: piece.pack, what });
-    }
-    Ok(Place { pack: piece.pack, chunk: piece.chunk, page: piece.offset / PAGE as u32 })
+/// The page in which a piece begins.
+pub(crate) fn place_of(piece: Extent) -> Place {
+    Place { pack: piece.pack, chunk: piece.chunk, page: piece.offset / PAGE as u32 }
 }
 
-/// At most so many pages of a piece, from its beginning.
+/// Where in that page: rows of a logical backup need not begin with it.
+pub(crate) fn within_page(piece: Extent) -> u64 {
+    u64::from(piece.offset % PAGE as u32)
+}
+
+/// What of a piece is in so many pages from its beginning.
 pub(crate) fn take(piece: Extent, pages: u32) -> Extent {
-    Extent { length: piece.length.min(u64::from(pages) * PAGE as u64), ..piece }
+    Extent { length: piece.length.min(u64::from(pages) * PAGE as u64 - within_page(piece)), ..piece }
 }

@@ -9,7 +9,7 @@ use repository::{PackId, RepositoryError};
 use storage::StorageError;
 
 use super::CopyError;
-use super::backup::{Copier, cut, leaf_digest, place_of};
+use super::backup::{Copier, cut, leaf_digest, place_of, within_page};
 use super::places::{Known, Place};
 use crate::backup::{BackupError, wal};
 use crate::reachable::BackupPlace;
@@ -123,20 +123,23 @@ impl Copier<'_> {
             }
             let ours = cut(self.source, &ours).await.map_err(CopyError::Source)?;
             let theirs = cut(self.target, &theirs).await.map_err(CopyError::Target)?;
-            self.pair(ours, theirs).map_err(CopyError::Target)?;
+            self.pair(ours, theirs);
         }
         Ok(())
     }
 
     /// Notes that the same bytes are `ours` in the source and `theirs` in the target.
-    fn pair(&mut self, ours: Vec<Extent>, theirs: Vec<Extent>) -> Result<(), RepositoryError> {
+    fn pair(&mut self, ours: Vec<Extent>, theirs: Vec<Extent>) {
         let (mut ours, mut theirs) = (ours.into_iter(), theirs.into_iter());
         let (mut one, mut other) = (ours.next(), theirs.next());
         while let (Some(from), Some(to)) = (one, other) {
             let length = from.length.min(to.length);
-            let (at, there) = (place_of(from)?, place_of(to)?);
+            let (at, there) = (place_of(from), place_of(to));
             let mut page = 0;
-            let pages = length.div_ceil(repository::chunk::PAGE as u64) as u32;
+            // Pages are copied whole: what stands elsewhere in its page is of something else.
+            let is_same_page = within_page(from) == within_page(to);
+            let bytes = if is_same_page { within_page(from) + length } else { 0 };
+            let pages = bytes.div_ceil(repository::chunk::PAGE as u64) as u32;
             while page < pages {
                 let at = Place { page: at.page + page, ..at };
                 page += match self.places.look(at) {
@@ -151,7 +154,6 @@ impl Copier<'_> {
             one = behind(from, length).or_else(|| ours.next());
             other = behind(to, length).or_else(|| theirs.next());
         }
-        Ok(())
     }
 
     /// The packs of a backup that the target lacks. They are not named again.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use repository::Repository;
@@ -57,9 +58,9 @@ pub async fn back_up(
     failpoint::reach("logical.claimed");
     let taking = Taking { repository: &repository, request, facts: &facts, plan: &plan, dump, restore };
     match taking.run(connection, &*monitor).await {
-        Ok(manifest) => {
+        Ok((manifest, bytes_read_back)) => {
             repository.local().trim(LOCAL_LIMIT);
-            Ok(BackupReport { manifest, elapsed: began.elapsed() })
+            Ok(BackupReport { manifest, elapsed: began.elapsed(), bytes_read_back })
         }
         Err(error) => {
             repository.withdraw_claim(&request.cluster, &plan.id).await;
@@ -79,7 +80,12 @@ struct Taking<'t> {
 }
 
 impl Taking<'_> {
-    async fn run(&self, connection: Connection, monitor: &dyn Monitor) -> Result<Manifest, LogicalError> {
+    /// The manifest, and how many bytes of earlier backups were read to compare with them.
+    async fn run(
+        &self,
+        connection: Connection,
+        monitor: &dyn Monitor,
+    ) -> Result<(Manifest, u64), LogicalError> {
         let memory = PackMemory::bounded(self.request.workers.max(1) * PACK_MEMORY);
         let (known, level) = (self.plan.known_pages(), self.request.level);
         let shared =
@@ -102,7 +108,7 @@ impl Taking<'_> {
         let predecessor = self.plan.predecessor.as_ref();
         let manifest = self.repository.publish_claimed(&self.request.cluster, manifest, predecessor).await?;
         failpoint::reach("logical.published");
-        Ok(manifest)
+        Ok((manifest, shared.read_back.load(Ordering::Relaxed)))
     }
 
     /// Puts into the manifest what the list leaves.

@@ -12,7 +12,7 @@ use super::error::LogicalError;
 use crate::copy::reader::Reader;
 
 /// Pieces that the reader is told of ahead.
-const AHEAD: usize = 32;
+const AHEAD: usize = 512;
 
 /// Reads files, each from its beginning to its end.
 pub struct FileReader {

@@ -59,9 +59,19 @@ pub(crate) fn bare_condition(condition: &str) -> &str {
     }
 }
 
-/// Splits what came into its rows, each with the newline that ends it; the last may have none.
+/// The rows in what came, each with the newline that ends it; the last may have none.
+pub(crate) fn rows(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
+        let (row, rest) = bytes.split_at(end);
+        bytes = rest;
+        (!row.is_empty()).then_some(row)
+    })
+}
+
+/// Visits each of these rows.
 pub(crate) fn each_row<E>(bytes: &[u8], visit: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-    bytes.split_inclusive(|byte| *byte == b'\n').try_for_each(visit)
+    rows(bytes).try_for_each(visit)
 }
 
 /// The sum of rows that come in pieces, which may end within a row.
@@ -79,7 +89,7 @@ impl Tally {
 
     /// Adds what came.
     pub(crate) fn add(&mut self, bytes: &[u8]) {
-        for row in bytes.split_inclusive(|byte| *byte == b'\n') {
+        for row in rows(bytes) {
             if row.ends_with(b"\n") && self.rest.is_empty() {
                 self.sum.add(&row_digest(&self.key, row), row.len());
                 continue;

@@ -127,7 +127,7 @@ impl Wanted {
                             }
                             self.name(repository, *leaf).await?;
                             let span = leaf_span(entry.size, index as u32);
-                            for extent in repository.leaf(*leaf, span).await? {
+                            for extent in repository.leaf(*leaf, span).await?.extents {
                                 self.name(repository, extent).await?;
                             }
                         }

@@ -195,13 +195,12 @@ async fn one_page(
     Ok(())
 }
 
-/// Each file begins on a page, and so does each of its extents; of a logical backup's file they have any length.
+/// Each file begins on a page, and so does each of its extents; of a logical backup's file they stand anywhere.
 fn misplaced(extent: &Extent, at: u64, size: u64, is_logical: bool) -> Option<&'static str> {
-    let ends_inside = at + extent.length < size && !is_logical;
-    let begins = is_logical || at.is_multiple_of(PAGE as u64);
-    let aligned = begins && u64::from(extent.offset).is_multiple_of(PAGE as u64);
+    let ends_inside = at + extent.length < size;
+    let aligned = at.is_multiple_of(PAGE as u64) && u64::from(extent.offset).is_multiple_of(PAGE as u64);
     let whole = !ends_inside || extent.length.is_multiple_of(PAGE as u64);
-    (!aligned || !whole).then_some("page where the list says that one begins")
+    (!is_logical && (!aligned || !whole)).then_some("page where the list says that one begins")
 }
 
 fn block_of(entry: &Entry, per_file: u32) -> Option<u32> {

@@ -28,14 +28,23 @@ proptest! {
     fn pages_and_leaves_survive(entries in prop::collection::vec(entry(), 0..20), extents in prop::collection::vec(extent(), 0..50)) {
         prop_assert_eq!(decode_page(&encode_page(&entries)).unwrap(), entries);
         let span = extents.iter().map(|extent| extent.length).sum();
-        prop_assert_eq!(decode_leaf(&encode_leaf(&extents), span).unwrap(), extents.clone());
-        prop_assert!(decode_leaf(&encode_leaf(&extents), span + 1).is_err());
+        let mut leaf = Leaf::of(extents);
+        for first in (1..leaf.extents.len() as u32).step_by(7) {
+            let extents = (leaf.extents.len() as u32 - first).min(3);
+            leaf.composed.push(Composed { first, extents, digest: PieceDigest(u64::from(first) << 40) });
+        }
+        let bytes = leaf.encode();
+        prop_assert!(Leaf::decode(&bytes, span + 1).is_err());
+        let again = Leaf::decode(&bytes, span).unwrap();
+        prop_assert_eq!(again.pieces().map(|(extents, _)| extents.len()).sum::<usize>(), leaf.extents.len());
+        prop_assert_eq!(again.pieces().filter_map(|(_, digest)| digest).count(), leaf.composed.len());
+        prop_assert_eq!(again, leaf);
     }
 
     #[test]
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode_page(&bytes);
-        let _ = decode_leaf(&bytes, 8192);
+        let _ = Leaf::decode(&bytes, 8192).map(|leaf| leaf.pieces().count());
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Gatherer {
     pack: Option<PackWriter>,
     /// Pages of the chunk being made.
     pages: Vec<u8>,
+    /// Digests of the first of them, as far as they are known.
+    digests: Vec<[u8; 32]>,
 }
 
 impl Gatherer {
@@ -44,14 +46,16 @@ impl Gatherer {
             codec: Codec::new(level),
             pack: None,
             pages: Vec::with_capacity(MAX_CHUNK),
+            digests: Vec::new(),
         }
     }
 
     /// Adds a page or several, filled up with zeros where the last is short. [`Gatherer::take_full`] comes before the next one.
     pub fn add_page(&mut self, page: &[u8]) -> Gathered {
+        self.fill_page();
         let at = self.next_page();
         self.pages.extend_from_slice(page);
-        self.pages.resize(self.pages.len().next_multiple_of(PAGE), 0);
+        self.fill_page();
         at
     }
 
@@ -66,15 +70,27 @@ impl Gatherer {
     }
 
     /// Adds bytes that stand in one chunk, for which [`Gatherer::make_room`] was called before; returns where they will stand.
-    pub fn add_piece(&mut self, piece: &[u8]) -> Extent {
+    /// `digests` are those of its pages, the last filled up with zeros.
+    pub fn add_piece(&mut self, piece: &[u8], digests: &[[u8; 32]]) -> Extent {
         debug_assert!(self.pages.len() + piece.len() <= MAX_CHUNK, "room was made");
+        debug_assert_eq!(piece.len().div_ceil(PAGE), digests.len());
+        self.digest_pages();
         let Gathered { pack, chunk, page } = self.add_page(piece);
+        self.digests.extend_from_slice(digests);
         Extent { pack, chunk, offset: page * PAGE as u32, length: piece.len() as u64 }
+    }
+
+    /// As [`Gatherer::add_piece`], behind what was added before and not on a page of its own.
+    pub fn add_run(&mut self, run: &[u8]) -> Extent {
+        debug_assert!(self.pages.len() + run.len() <= MAX_CHUNK, "room was made");
+        let (Gathered { pack, chunk, .. }, offset) = (self.next_page(), self.pages.len() as u32);
+        self.pages.extend_from_slice(run);
+        Extent { pack, chunk, offset, length: run.len() as u64 }
     }
 
     /// Sees to it that `length` bytes, at most those of a chunk, stand in one chunk. The pack that became full, if one did.
     pub fn make_room(&mut self, length: usize) -> Result<Option<SealedPack>, CodecError> {
-        if self.pages.len() + length > MAX_CHUNK {
+        if self.pages.len().next_multiple_of(PAGE) + length > MAX_CHUNK {
             self.end_chunk()?;
         }
         self.take_full()
@@ -82,7 +98,8 @@ impl Gatherer {
 
     /// The pack that is full, if it is; then everything that was added until now is in it or in one before.
     pub fn take_full(&mut self) -> Result<Option<SealedPack>, CodecError> {
-        if self.pages.len() == MAX_CHUNK {
+        // A page that was begun by runs is full when nothing but a page can follow.
+        if self.pages.len().next_multiple_of(PAGE) == MAX_CHUNK {
             self.end_chunk()?;
         }
         let is_full = self.pages.is_empty() && self.pack.as_ref().is_some_and(PackWriter::is_full);
@@ -97,12 +114,22 @@ impl Gatherer {
 
     /// Ends the chunk that pages are gathered in.
     pub fn end_chunk(&mut self) -> Result<(), CodecError> {
+        self.digest_pages();
         let Some(pack) = self.pack.as_mut().filter(|_| !self.pages.is_empty()) else { return Ok(()) };
-        let mut digests = Vec::with_capacity(self.pages.len() / PAGE);
-        self.digester.pages(&self.pages, &mut digests);
-        pack.add_pages(&mut self.codec, &self.digester, &self.pages, &digests)?;
+        pack.add_pages(&mut self.codec, &self.digester, &self.pages, &self.digests)?;
         self.pages.clear();
+        self.digests.clear();
         Ok(())
+    }
+
+    /// Digests the pages that nobody has.
+    fn digest_pages(&mut self) {
+        self.fill_page();
+        self.digester.pages(&self.pages[self.digests.len() * PAGE..], &mut self.digests);
+    }
+
+    fn fill_page(&mut self) {
+        self.pages.resize(self.pages.len().next_multiple_of(PAGE), 0);
     }
 
     fn next_page(&mut self) -> Gathered {

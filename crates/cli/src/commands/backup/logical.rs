@@ -150,6 +150,7 @@ pub(super) fn text(report: &BackupReport, summary: &BackupSummary) -> String {
     lines.extend([
         ("Read", format!("{}, of which new: {}", bytes(summary.bytes_read), bytes(summary.bytes_new))),
         ("Stored", bytes(summary.bytes_stored)),
+        ("Read back", bytes(report.bytes_read_back)),
         ("Took", format!("{} ({}/s)", elapsed(report.elapsed), bytes(speed as u64))),
     ]);
     facts(&lines)

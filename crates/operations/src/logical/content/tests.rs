@@ -1,4 +1,7 @@
+mod generations;
+
 use proptest::prelude::*;
+use repository::content::LEAF_SPAN;
 use repository::description::Description;
 use repository::manifest::Manifest;
 use repository::secrets::{Access, Keyring, RepositoryId};
@@ -9,6 +12,7 @@ use super::*;
 use crate::backup::earlier::{Earlier as EarlierBackup, EarlierPacks};
 use crate::backup::live::pack_refs;
 use crate::logical::FileReader;
+use crate::logical::rows::{MAX_PIECE, RowSum};
 
 const PATH: &str = "databases/d/rows/s/t/000000";
 
@@ -23,6 +27,7 @@ struct Stored {
     manifest: Manifest,
     sum: RowSum,
     new: u64,
+    read_back: u64,
     leaves: usize,
 }
 
@@ -54,12 +59,14 @@ impl Room {
         let finished = shared.finish().unwrap();
         let packs = pack_refs(&finished.live, &shared.uploader, &packs).unwrap();
         let manifest = Manifest { packs, pages: finished.pages, ..Manifest::default() };
-        let entry = self.entry(&manifest);
-        let leaves = match &entry.content {
-            Content::Leaves(leaves) => leaves.len(),
-            Content::Inline(_) => 0,
+        // A host that only writes cannot look.
+        let can_read = self.repository.access().can_read();
+        let leaves = match can_read.then(|| self.entry(&manifest).content) {
+            Some(Content::Leaves(leaves)) => leaves.len(),
+            _ => 0,
         };
-        Stored { manifest, sum, new: finished.totals.bytes_new, leaves }
+        let read_back = shared.read_back.load(Ordering::Relaxed);
+        Stored { manifest, sum, new: finished.totals.bytes_new, read_back, leaves }
     }
 
     fn entry(&self, manifest: &Manifest) -> Entry {
