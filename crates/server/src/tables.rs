@@ -167,8 +167,11 @@ pub fn lock(connection: &Connection, tables: &[Table]) -> Result<bool, ServerErr
             other => other?,
         }
         // A statement goes by the columns of now, whatever the snapshot shows.
-        let looks: Vec<String> = batch.iter().map(look).collect();
-        match connection.run_script(&looks.concat()) {
+        let looks: Vec<String> = batch.iter().enumerate().map(look).collect();
+        let looks = looks.join(", ");
+        match connection
+            .run_script(&format!("PREPARE pgkeep_look AS SELECT FROM {looks}; DEALLOCATE pgkeep_look"))
+        {
             Err(error) if CHANGED.iter().any(|code| error.has_sqlstate(code)) => return Ok(false),
             other => other?,
         }
@@ -187,10 +190,10 @@ pub fn lock(connection: &Connection, tables: &[Table]) -> Result<bool, ServerErr
 /// something else has its name; 42703: it lacks a column.
 const CHANGED: [&str; 4] = ["42P01", "3F000", "42809", "42703"];
 
-/// A statement that reads the table's columns, and no row.
-fn look(table: &Table) -> String {
+/// A part of a statement that names the table's columns. It is prepared and never planned: planning opens every index.
+fn look((number, table): (usize, &Table)) -> String {
     let columns: Vec<String> = table.columns.iter().map(|column| quoted(column)).collect();
-    format!("SELECT {} FROM ONLY {} LIMIT 0;", columns.join(", "), qualified(&table.schema, &table.name))
+    format!("(SELECT {} FROM ONLY {}) l{number}", columns.join(", "), qualified(&table.schema, &table.name))
 }
 
 /// One statement's worth; a server has some ten thousand locks for each statement's transaction at the least.
