@@ -164,9 +164,7 @@ impl Shared {
         let set = self.set.iter().map(|(name, value)| flag(name, format!("--set {name}"), value));
         named.chain(set).collect()
     }
-}
 
-impl Shared {
     /// The options that give another process of ours the same settings.
     pub fn again(&self) -> Vec<OsString> {
         let mut words = Vec::new();

@@ -17,6 +17,7 @@ pub mod prune;
 pub mod restore;
 pub mod round;
 pub mod serve;
+mod signals;
 pub mod status;
 pub mod verify;
 pub mod wal;

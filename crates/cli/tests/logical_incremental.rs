@@ -126,10 +126,8 @@ fn logical_backups_are_kept_in_order_and_copied_like_others() {
     let server = zoo::server(&scene);
     fill(&server, "app", 15);
     backup(&scene, &server, "app", &[]);
-    let (other, key, paper) =
-        (scene.text_path("other"), scene.text_path("other-key"), scene.text_path("paper"));
+    let [other, key] = zoo::other_repository(&scene);
     let own = ["--repository", &other, "--key-file", &key];
-    scene.ok(&[&["init", "--no-server", "--recovery-key-file", &paper][..], &own].concat());
     let copy = ["copy", "--to", &other, "--to-key-file", &key];
     let first = scene.json(&copy)["report"]["stored_bytes"].as_u64().unwrap();
     // Most of what is stored is replaced; after the expiry, dead.

@@ -86,10 +86,8 @@ fn rows_changed_at_random_cost_about_themselves_in_each_generation() {
     }
     scene.ok(&["verify"]);
 
-    let (other, key, paper) =
-        (scene.text_path("other"), scene.text_path("other-key"), scene.text_path("paper"));
+    let [other, key] = zoo::other_repository(&scene);
     let own = ["--repository", &other, "--key-file", &key];
-    scene.ok(&[&["init", "--no-server", "--recovery-key-file", &paper][..], &own].concat());
     let copy = ["copy", "--to", &other, "--to-key-file", &key];
     let copied = scene.json(&copy)["report"]["stored_bytes"].as_u64().unwrap();
     assert!(copied < first * 3 / 2, "{copied} of {first}: each page once");

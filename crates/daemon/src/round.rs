@@ -1,5 +1,6 @@
 //! Jobs after each other: each is alone in the whole repository, done once for each scheduled moment, and written down.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,8 +61,8 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Runs the jobs in order, for a scheduled moment or because somebody asks. After one that failed, those that come after it are
-    /// skipped if they `need` the ones before: nothing is removed on a day without a backup.
+    /// Runs the jobs in order, for a scheduled moment or because somebody asks. After one that failed, those that take something away
+    /// are skipped: nothing is removed on a day without a backup.
     pub async fn run(&self, jobs: &[Job], due: Option<Timestamp>, told: &dyn Fn(&Outcome)) -> Vec<Outcome> {
         let mut outcomes: Vec<Outcome> = Vec::new();
         for job in jobs {
@@ -72,9 +73,7 @@ impl Rounds {
                 _ => None,
             };
             let outcome = match why {
-                Some(message) => {
-                    Outcome { job: job.name, result: JobResult::Skipped, code: 0, message, seconds: 0 }
-                }
+                Some(message) => not_run(job, JobResult::Skipped, message),
                 None => self.one(job, due).await,
             };
             told(&outcome);
@@ -84,23 +83,18 @@ impl Rounds {
     }
 
     async fn one(&self, job: &Job, due: Option<Timestamp>) -> Outcome {
-        let elsewhere = |message: String| Outcome {
-            job: job.name,
-            result: JobResult::Elsewhere,
-            code: 0,
-            message,
-            seconds: 0,
-        };
         let what = format!("{}-{}", job.name, self.cluster);
         let mut lease = match Lease::take(&self.repository, &what, &holder(), Duration::ZERO).await {
             Ok(lease) => lease,
-            Err(LeaseError::Held { holder, .. }) => return elsewhere(format!("{holder} does it")),
-            Err(error) => return failed(job, format!("{error}")),
+            Err(LeaseError::Held { holder, .. }) => {
+                return not_run(job, JobResult::Elsewhere, format!("{holder} does it"));
+            }
+            Err(error) => return not_run(job, JobResult::Failed, error.to_string()),
         };
         let outcome = match self.done_elsewhere(job, due).await {
-            Ok(Some(host)) => elsewhere(format!("{host} has done it")),
+            Ok(Some(host)) => not_run(job, JobResult::Elsewhere, format!("{host} has done it")),
             Ok(None) => self.alone(job, due, &mut lease).await,
-            Err(error) => failed(job, error),
+            Err(error) => not_run(job, JobResult::Failed, error),
         };
         if let Err(error) = lease.release().await {
             tracing::warn!(%error, "a lease is not given back; it ends by itself");
@@ -118,26 +112,11 @@ impl Rounds {
 
     async fn alone(&self, job: &Job, due: Option<Timestamp>, lease: &mut Lease) -> Outcome {
         let began = Timestamp::now();
-        let ended = match self.program.start(job) {
-            Ok(running) => {
-                let stop = self.stop.clone();
-                let mut waiting = std::pin::pin!(running.wait(stopped(stop)));
-                loop {
-                    tokio::select! {
-                        ended = &mut waiting => break ended,
-                        () = tokio::time::sleep(CONFIRM) => {
-                            // What a job does stays right if two do it at once.
-                            if let Err(error) = lease.confirm().await {
-                                tracing::warn!(job = job.name, %error, "the lease is not kept");
-                            }
-                        }
-                    }
-                }
-            }
-            Err(error) => Err(error),
-        };
-        let ended =
-            ended.unwrap_or_else(|error| Ended { code: KILLED, did: String::new(), why: error.to_string() });
+        let ended = self.process(job, lease).await.unwrap_or_else(|error| Ended {
+            code: KILLED,
+            did: String::new(),
+            why: error.to_string(),
+        });
         let run = Run {
             job: job.name.to_owned(),
             began,
@@ -151,16 +130,34 @@ impl Rounds {
         if let Err(error) = self.repository.record_run(&self.cluster, &run).await {
             tracing::warn!(job = job.name, %error, "what ran is not written down");
         }
-        let seconds = run.ended.duration_since(run.began).as_secs().max(0);
         let (result, message) =
             if ended.code == 0 { (JobResult::Done, ended.did) } else { (JobResult::Failed, ended.why) };
-        Outcome { job: job.name, result, code: ended.code, message, seconds }
+        Outcome { job: job.name, result, code: ended.code, message, seconds: run.seconds() }
+    }
+
+    /// The job itself, while its lease is gone on with.
+    async fn process(&self, job: &Job, lease: &mut Lease) -> io::Result<Ended> {
+        let running = self.program.start(job)?;
+        let mut waiting = std::pin::pin!(running.wait(stopped(self.stop.clone())));
+        loop {
+            tokio::select! {
+                ended = &mut waiting => return ended,
+                () = tokio::time::sleep(CONFIRM) => {
+                    // What a job does stays right if two do it at once.
+                    if let Err(error) = lease.confirm().await {
+                        tracing::warn!(job = job.name, %error, "the lease is not kept");
+                    }
+                }
+            }
+        }
     }
 }
 
-fn failed(job: &Job, message: String) -> Outcome {
+/// What is told of a job that was not begun.
+fn not_run(job: &Job, result: JobResult, message: String) -> Outcome {
     // Code 4: try again.
-    Outcome { job: job.name, result: JobResult::Failed, code: 4, message, seconds: 0 }
+    let code = if result == JobResult::Failed { 4 } else { 0 };
+    Outcome { job: job.name, result, code, message, seconds: 0 }
 }
 
 /// Whether a job takes something away.

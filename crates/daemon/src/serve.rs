@@ -29,29 +29,42 @@ impl Entry {
     /// were missed only the last: a backup of now is worth more than three.
     pub fn due(&self, now: Timestamp, runs: &[Run]) -> Option<Timestamp> {
         let due = self.schedule.last(now)?;
-        let tries: Vec<&Run> = runs.iter().filter(|run| run.due >= Some(due)).collect();
-        let is_over = tries.iter().any(|run| run.code == 0) || tries.len() >= TRIES;
-        let rests = tries.first().is_some_and(|run| {
+        let rests = tries(due, runs).next().is_some_and(|run| {
             let since = now.duration_since(run.ended);
             !since.is_negative() && since.unsigned_abs() < RETRY_AFTER
         });
-        (!is_over && !rests).then_some(due)
+        (!is_over(due, runs) && !rests).then_some(due)
     }
+}
+
+/// The runs for this scheduled moment, or a later one.
+fn tries(due: Timestamp, runs: &[Run]) -> impl Iterator<Item = &Run> {
+    runs.iter().filter(move |run| run.due >= Some(due))
+}
+
+/// Whether nothing will be done any more for this scheduled moment.
+fn is_over(due: Timestamp, runs: &[Run]) -> bool {
+    tries(due, runs).any(|run| run.code == 0) || tries(due, runs).count() >= TRIES
 }
 
 /// Serves until it is told to stop. Trouble with the repository is told, and waited for.
 pub async fn serve(rounds: &Rounds, entries: &[Entry], told: &dyn Fn(&Outcome)) {
     let mut stop = rounds.stop.clone();
+    // Up to which moment nothing is left to do: until the next one the repository need not be asked.
+    let mut over = vec![None; entries.len()];
     while !*stop.borrow() {
-        for entry in entries {
-            let Some(first) = entry.jobs.first() else { continue };
+        for (entry, over) in entries.iter().zip(&mut over) {
+            let (now, Some(first)) = (Timestamp::now(), entry.jobs.first()) else { continue };
+            let last = entry.schedule.last(now);
+            if last <= *over {
+                continue;
+            }
             let runs = rounds.repository.runs(&rounds.cluster, Some(first.name), LOOK_BACK).await;
             match runs {
-                Ok(runs) => {
-                    if let Some(due) = entry.due(Timestamp::now(), &runs) {
-                        rounds.run(&entry.jobs, Some(due), told).await;
-                    }
-                }
+                Ok(runs) => match entry.due(now, &runs) {
+                    Some(due) => drop(rounds.run(&entry.jobs, Some(due), told).await),
+                    None => *over = last.filter(|last| is_over(*last, &runs)),
+                },
                 Err(error) => tracing::error!(%error, "what ran before is not known"),
             }
             if *stop.borrow() {

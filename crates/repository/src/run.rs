@@ -42,6 +42,13 @@ pub struct Run {
     pub why: String,
 }
 
+impl Run {
+    /// How long it took, in seconds; 0 where the clock was set back.
+    pub fn seconds(&self) -> i64 {
+        self.ended.duration_since(self.began).as_secs().max(0)
+    }
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct Head {
     #[prost(sfixed64, tag = "1")]
@@ -192,14 +199,17 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn runs_come_back_newest_first_and_a_writer_reads_when_and_how() {
+    async fn made() -> (Arc<Memory>, Repository, ClusterName) {
         let (memory, keyring) = (Arc::new(Memory::default()), Keyring::generate(RepositoryId::random()));
         let description = Description::new(&keyring.writer, Timestamp::now(), true);
-        let cluster = ClusterName::new("main").unwrap();
         Repository::create(memory.clone(), keyring.clone(), &[], description.clone(), None).await.unwrap();
-        let opened = |access| Repository::assemble(memory.clone(), description.clone(), access, None);
-        let host = opened(Access::Full(keyring.clone()));
+        let host = Repository::assemble(memory.clone(), description, Access::Full(keyring), None);
+        (memory, host, ClusterName::new("main").unwrap())
+    }
+
+    #[tokio::test]
+    async fn runs_come_back_newest_first_and_a_writer_reads_when_and_how() {
+        let (memory, host, cluster) = made().await;
         for second in 0..3 {
             host.record_run(&cluster, &run("backup", second)).await.unwrap();
             host.record_run(&cluster, &run("verify", second * 10)).await.unwrap();
@@ -210,18 +220,15 @@ mod tests {
         let when: Vec<_> = all.iter().map(|run| run.began.as_second() - 1_800_000_000).collect();
         assert_eq!(when, [20, 10, 2, 1, 0, 0]);
 
-        let writer = opened(Access::Write(keyring.writer.clone()));
+        let access = Access::Write(host.access().writer().clone());
+        let writer = Repository::assemble(memory, host.description().clone(), access, None);
         let blind = Run { did: String::new(), why: String::new(), ..run("backup", 2) };
         assert_eq!(writer.runs(&cluster, Some("backup"), 1).await.unwrap(), [blind]);
     }
 
     #[tokio::test]
     async fn only_so_many_stay_of_each_job_and_what_is_damaged_is_passed_over() {
-        let (memory, keyring) = (Arc::new(Memory::default()), Keyring::generate(RepositoryId::random()));
-        let description = Description::new(&keyring.writer, Timestamp::now(), true);
-        let cluster = ClusterName::new("main").unwrap();
-        Repository::create(memory.clone(), keyring.clone(), &[], description.clone(), None).await.unwrap();
-        let host = Repository::assemble(memory.clone(), description, Access::Full(keyring), None);
+        let (memory, host, cluster) = made().await;
         host.record_run(&cluster, &run("verify", 0)).await.unwrap();
         for second in 0..KEPT as i64 + 3 {
             host.record_run(&cluster, &run("backup", second)).await.unwrap();

@@ -35,14 +35,10 @@ pub async fn run(session: &Session, arguments: &HistoryArguments) -> Outcome<u8>
     Ok(0)
 }
 
-fn seconds(run: &Run) -> i64 {
-    run.ended.duration_since(run.began).as_secs().max(0)
-}
-
 fn value(run: &Run) -> serde_json::Value {
     json!({
         "job": run.job, "began": run.began, "ended": run.ended, "due": run.due, "code": run.code,
-        "seconds": seconds(run), "host": run.host, "did": run.did, "why": run.why,
+        "seconds": run.seconds(), "host": run.host, "did": run.did, "why": run.why,
     })
 }
 
@@ -55,7 +51,7 @@ fn text(runs: &[Run]) -> String {
         let (how, what) = if run.code == 0 { ("done", &run.did) } else { ("FAILED", &run.why) };
         // The hint, and everything else, is in the JSON.
         let what: String = what.lines().next().unwrap_or_default().chars().take(WHAT_MAX).collect();
-        let time = span(seconds(run));
+        let time = span(run.seconds());
         shown.add_row([short_moment(run.began), run.job.clone(), time, how.to_owned(), what]);
     }
     for column in 0..4 {

@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::Session;
+use super::signals::stop_signal;
 use crate::failure::{Failure, Outcome};
 use crate::opening;
 use crate::output::{print, span};
@@ -60,25 +61,6 @@ pub fn rounds(
     Ok(Rounds { repository, cluster: session.settings.cluster.clone(), program, stop })
 }
 
-/// Becomes true when the process is told to end.
-pub fn until_stopped() -> Outcome<watch::Receiver<bool>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let wait_for = |kind| signal(kind).map_err(|error| Failure::caused("wait for signals", &error));
-    let (mut interrupt, mut terminate) =
-        (wait_for(SignalKind::interrupt())?, wait_for(SignalKind::terminate())?);
-    let (sender, stop) = watch::channel(false);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        let _ = sender.send(true);
-        // The receivers go on seeing it as long as there is a sender.
-        sender.closed().await;
-    });
-    Ok(stop)
-}
-
 /// Runs a round. The exit code is that of the first job that failed.
 pub async fn run(session: &Session, arguments: &RunArguments) -> Outcome<u8> {
     let settings = &session.settings;
@@ -86,7 +68,7 @@ pub async fn run(session: &Session, arguments: &RunArguments) -> Outcome<u8> {
     let all = [Step::Backup, Step::Expire, Step::Prune, Step::Verify];
     let is_wanted = |step: &Step| arguments.only.is_empty() || arguments.only.contains(step);
     let jobs: Vec<Job> = all.into_iter().filter(is_wanted).map(|step| job(settings, step)).collect();
-    let rounds = rounds(session, repository, until_stopped()?)?;
+    let rounds = rounds(session, repository, stop_signal(|| {})?)?;
     let told = |outcome: &JobOutcome| {
         if !session.quiet {
             let _ = print(&format!("{}\n", line(outcome)));

@@ -7,7 +7,8 @@ use daemon::serve::{Entry, serve};
 use jiff::Timestamp;
 
 use super::Session;
-use super::round::{Step, job, line, rounds, until_stopped};
+use super::round::{Step, job, line, rounds};
+use super::signals::stop_signal;
 use crate::failure::{Class, Failure, Outcome};
 use crate::opening;
 use crate::output::{moment, print};
@@ -24,7 +25,7 @@ pub async fn run(session: &Session) -> Outcome<u8> {
     let repository = opening::open(settings, Use::Add).await?;
     let seed = format!("{} {}", repository.id(), settings.cluster);
     let entries = entries(settings, &seed)?;
-    let stop = until_stopped()?;
+    let stop = stop_signal(|| {})?;
     let rounds = rounds(session, repository, stop)?;
     for entry in &entries {
         let names: Vec<&str> = entry.jobs.iter().map(|job| job.name).collect();

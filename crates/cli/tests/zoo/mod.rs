@@ -37,6 +37,14 @@ pub fn server(scene: &Scene) -> Throwaway {
     server
 }
 
+/// Makes another repository; where it and its key are.
+pub fn other_repository(scene: &Scene) -> [String; 2] {
+    let [other, key, paper] = ["other", "other-key", "paper"].map(|name| scene.text_path(name));
+    let own = ["--repository", &other, "--key-file", &key];
+    scene.ok(&[&["init", "--no-server", "--recovery-key-file", &paper][..], &own].concat());
+    [other, key]
+}
+
 /// Runs SQL in a database.
 pub fn run(server: &Throwaway, database: &str, sql: &str) {
     connect(server, database).run_script(sql).unwrap_or_else(|error| panic!("{error}: {sql:.400}"));

@@ -11,10 +11,9 @@ use operations::receive::{
 use pg::Lsn;
 use repository::Repository;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
 use crate::commands::Session;
+use crate::commands::signals::stop_signal;
 use crate::failure::{Class, Failure, Outcome};
 use crate::opening;
 use crate::output::{print, print_error};
@@ -89,7 +88,8 @@ pub async fn run(session: &Session, arguments: &ReceiveArguments) -> Outcome<u8>
         let teller = teller.clone();
         Arc::new(move |notice| teller.tell(&notice))
     };
-    let mut stop = stop_signal()?;
+    // A second signal ends the program at once.
+    let mut stop = stop_signal(|| std::process::exit(i32::from(Class::TryAgain as u8)))?;
     let repository = tokio::select! {
         repository = open_when_it_answers(settings, &teller) => repository?,
         _ = stop.wait_for(|stop| *stop) => return Ok(0),
@@ -150,28 +150,6 @@ async fn remove_slot(session: &Session, slot: String) -> Outcome<u8> {
         false => format!("The server has no slot {slot}.\n"),
     })?;
     Ok(0)
-}
-
-/// Becomes true at SIGTERM or SIGINT.
-fn stop_signal() -> Outcome<watch::Receiver<bool>> {
-    let cannot = |error| Failure::caused("listen for signals", &error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-    let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        sender.send_replace(true);
-        // A second signal ends the program at once.
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        std::process::exit(i32::from(crate::failure::Class::TryAgain as u8));
-    });
-    Ok(receiver)
 }
 
 /// Tells what happens: a line each on standard error, or an object each on standard output.
